@@ -1,0 +1,37 @@
+"""Strict settings for every test: shapes checked, ranks and keys guarded."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Eight virtual devices, so that sharding is tested on any machine.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+jaxtyping.install_import_hook("stabjax", "beartype.beartype")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+# Compiled programs are kept between runs: most of the suite's time is XLA.
+jax.config.update(
+    "jax_compilation_cache_dir",
+    os.environ.get("STABJAX_TEST_CACHE", "/tmp/stabjax-test-cache"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# XLA compiles inside the first example, so wall-clock deadlines mean nothing.
+hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("stabjax")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """The folder of real data sets named by STABJAX_DATA."""
+    folder = os.environ.get("STABJAX_DATA")
+    if not folder:
+        pytest.skip("STABJAX_DATA is not set: tests on real data files are skipped")
+    return pathlib.Path(folder)
