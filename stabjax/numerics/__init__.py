@@ -1,0 +1,31 @@
+"""Safe forms: finite in value and in gradient for finite inputs, NaN stays NaN.
+
+float16 and bfloat16 inputs are computed in float32. Elementwise functions give the
+dtype of their input back; statistics (`safe_norm`, `safe_std`, `masked_mean`) stay
+in float32. A result beyond the largest number of its dtype saturates there, so that
+a finite input never turns into an infinity; an infinite input is not repaired.
+"""
+
+from stabjax.numerics._elementwise import safe_divide as safe_divide
+from stabjax.numerics._elementwise import safe_log as safe_log
+from stabjax.numerics._elementwise import safe_sqrt as safe_sqrt
+from stabjax.numerics._norm import safe_norm as safe_norm
+from stabjax.numerics._reciprocal import bounded_reciprocal as bounded_reciprocal
+from stabjax.numerics._reciprocal import (
+    smooth_bounded_reciprocal as smooth_bounded_reciprocal,
+)
+from stabjax.numerics._statistics import masked_mean as masked_mean
+from stabjax.numerics._statistics import safe_std as safe_std
+from stabjax.numerics._statistics import standardize as standardize
+
+__all__ = [
+    "bounded_reciprocal",
+    "masked_mean",
+    "safe_divide",
+    "safe_log",
+    "safe_norm",
+    "safe_sqrt",
+    "safe_std",
+    "smooth_bounded_reciprocal",
+    "standardize",
+]
