@@ -1,0 +1,1 @@
+"""The engine room: measure once, judge on scalars, apply once."""

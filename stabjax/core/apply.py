@@ -1,0 +1,261 @@
+"""Scale, inner update, apply and refusal: once, in the form the backend likes.
+
+Two forms of the same function. *Select* computes everything and selects: on GPU and
+TPU that is one read and one write of each buffer, and nothing waits for the host.
+*Branch* runs the inner optimizer inside a conditional: on CPU, where XLA does not
+fuse several outputs, selecting would keep the old and the new state alive. Its
+loop runs once for an accepted step, never for a refused one, and twice in the rare
+case that the sum of squares overflowed and has to be taken again in another unit.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from stabjax.core import judge as judging
+from stabjax.core.layout import is_inexact
+from stabjax.core.measure import (
+    SMALL_UNIT,
+    is_ambiguous,
+    step_stats,
+    sums_of_squares,
+)
+from stabjax.types import (
+    Alert,
+    Flag,
+    Guard,
+    Params,
+    Scalar,
+    StepStats,
+    Verdict,
+    verdict,
+)
+
+Form = Literal["select", "branch"]
+FiniteCheck = Literal["outcome", "headroom"]
+# The phases of the branch form.
+_DONE, _APPLY, _REMEASURE = 0, 1, 2
+
+
+class Trial(NamedTuple):
+    """A step on trial: what is measured and what is at stake.
+
+    Attributes:
+        gradients: Gradient of the loss with respect to ``params``.
+        loss: Total loss.
+        components: Named components, see `measure.components_of`.
+        params: Parameters before the step.
+        inner: State of the inner optimizer before the step.
+        extra: Extra arguments for the inner optimizer, ``value`` among them.
+        model_state_finite: Whether the new model state is finite.
+    """
+
+    gradients: PyTree
+    loss: Scalar
+    components: dict[str, Scalar]
+    params: Params
+    inner: PyTree
+    extra: Mapping[str, Any]
+    model_state_finite: Flag | bool = True
+
+
+class Outcome(NamedTuple):
+    """What became of a step.
+
+    Attributes:
+        params: Parameters after it, unchanged if refused.
+        inner: Inner state after it, unchanged if refused.
+        applied: Whether it was applied.
+        stats: What was measured.
+        decision: The combined verdict.
+        core: Counters and guard states after the step.
+    """
+
+    params: Params
+    inner: PyTree
+    applied: Flag
+    stats: StepStats
+    decision: Verdict
+    core: judging.Core
+
+
+@dataclasses.dataclass(frozen=True)
+class Applier:
+    """The fixed parts of a guarded step.
+
+    Attributes:
+        optimizer: The inner optimizer.
+        guards: The guards, or None for a step that applies everything.
+        form: How a refusal is expressed, see the module.
+        finite_check: ``"outcome"`` checks new parameters and new optimizer state
+            before they replace the old, which reads them once more. ``"headroom"``
+            refuses gradients so large that the optimizer state could overflow,
+            and never writes a non-finite parameter; it costs nothing.
+    """
+
+    optimizer: optax.GradientTransformationExtraArgs
+    guards: Sequence[Guard] | None
+    form: Form
+    finite_check: FiniteCheck
+
+    def __call__(self, trial: Trial, core: judging.Core) -> Outcome:
+        """Measure, judge and apply or refuse."""
+        if self.guards is None:
+            return self._unguarded(trial, core)
+        if self.form == "select":
+            return self._select(trial, core)
+        return self._branch(trial, core)
+
+    def _judge(self, trial: Trial, core: judging.Core, plain: Any, small: Any):
+        stats = step_stats(
+            trial.gradients,
+            plain,
+            small,
+            trial.loss,
+            trial.components,
+            core.progress(),
+            trial.model_state_finite,
+        )
+        squarable = self.finite_check == "headroom"
+        states, decision = judging.judge(
+            self.guards or (), core, stats, squarable=squarable
+        )
+        return states, decision, stats
+
+    def _update(self, trial: Trial, decision: Verdict):
+        """Run the inner optimizer; return new params, new state, and if all is well."""
+        gradients = scale_leaves(trial.gradients, decision.gradient_scale)
+        updates, inner = self.optimizer.update(
+            gradients, trial.inner, trial.params, **trial.extra
+        )
+        updates = scale_leaves(updates, decision.update_scale)
+        params = optax.apply_updates(trial.params, updates)
+        if self.finite_check == "outcome":
+            fine = ~becomes_nonfinite(trial.params, params)
+            fine &= ~becomes_nonfinite(trial.inner, inner)
+            return params, inner, fine | decision.waive
+        kept = jax.tree.map(_keep_finite, params, trial.params)
+        return kept, inner, jnp.ones((), jnp.bool_)
+
+    def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
+        """Measure for the telemetry and apply, whatever it is."""
+        plain = sums_of_squares(trial.gradients)
+        _, seen, stats = self._judge(trial, core, plain, None)
+        updates, inner = self.optimizer.update(
+            trial.gradients, trial.inner, trial.params, **trial.extra
+        )
+        params = optax.apply_updates(trial.params, updates)
+        decision = verdict(alerts=seen.alerts)
+        applied = jnp.ones((), jnp.bool_)
+        return _outcome(params, inner, applied, stats, decision, core, ())
+
+    def _select(self, trial: Trial, core: judging.Core) -> Outcome:
+        plain = sums_of_squares(trial.gradients)
+        small = sums_of_squares(trial.gradients, SMALL_UNIT)
+        states, decision, stats = self._judge(trial, core, plain, small)
+        params, inner, fine = self._update(trial, decision)
+        applied = decision.accept & fine
+        params = select(applied, params, trial.params)
+        inner = select(applied, inner, trial.inner)
+        return _outcome(params, inner, applied, stats, decision, core, states)
+
+    def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
+        plain = sums_of_squares(trial.gradients)
+        states, decision, stats = self._judge(trial, core, plain, None)
+        phase = jnp.where(
+            is_ambiguous(plain) & stats.loss_finite & stats.components_finite,
+            jnp.int32(_REMEASURE),
+            _apply_if(decision.accept),
+        )
+        judged = (states, decision, stats)
+        applied = jnp.zeros((), jnp.bool_)
+
+        def remeasure(judged: Any, applied: Flag, params: Params, inner: PyTree):
+            del judged
+            small = sums_of_squares(trial.gradients, SMALL_UNIT)
+            again = self._judge(trial, core, plain, small)
+            return _apply_if(again[1].accept), again, applied, params, inner
+
+        def apply(judged: Any, applied: Flag, params: Params, inner: PyTree):
+            del applied
+            now = trial._replace(params=params, inner=inner)
+            new_params, new_inner, fine = self._update(now, judged[1])
+            if self.finite_check == "outcome":
+                new_params = select(fine, new_params, params)
+                new_inner = select(fine, new_inner, inner)
+            return jnp.int32(_DONE), judged, fine, new_params, new_inner
+
+        def body(carry: Any):
+            phase, *rest = carry
+            return jax.lax.cond(phase == _APPLY, apply, remeasure, *rest)
+
+        carry = (phase, judged, applied, trial.params, trial.inner)
+        carry = jax.lax.while_loop(lambda c: c[0] != _DONE, body, carry)
+        _, (states, decision, stats), applied, params, inner = carry
+        return _outcome(params, inner, applied, stats, decision, core, states)
+
+
+def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
+    state_lost = decision.accept & ~applied
+    alerts = decision.alerts | Alert.NONFINITE_STATE.when(state_lost)
+    decision = decision._replace(alerts=alerts)
+    core = judging.advance(core, states, decision, applied)
+    return Outcome(params, inner, applied, stats, decision, core)
+
+
+def _apply_if(accept: Flag) -> jax.Array:
+    return jnp.where(accept, jnp.int32(_APPLY), jnp.int32(_DONE))
+
+
+def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
+    """Return ``new`` where ``condition`` holds, else ``old``, leaf by leaf."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def scale_leaves(tree: PyTree, scale: jax.Array) -> PyTree:
+    """Multiply every floating-point leaf by one factor, or by its own.
+
+    The product is taken in float32 at least and returned in the leaf's dtype.
+
+    Args:
+        tree: Any tree of arrays.
+        scale: One factor, or one per leaf.
+
+    Returns:
+        The scaled tree.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    scaled = []
+    for index, leaf in enumerate(leaves):
+        if is_inexact(leaf):
+            factor = scale[index] if scale.ndim else scale
+            wide = jnp.promote_types(leaf.dtype, jnp.float32)
+            leaf = (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
+        scaled.append(leaf)
+    return jax.tree.unflatten(structure, scaled)
+
+
+def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
+    """Return whether any element that was finite no longer is."""
+
+    def lost(before: jax.Array, after: jax.Array) -> Flag:
+        return jnp.any(jnp.isfinite(before) & ~jnp.isfinite(after))
+
+    flags = [
+        lost(before, after)
+        for before, after in zip(
+            jax.tree.leaves(old), jax.tree.leaves(new), strict=True
+        )
+        if is_inexact(after)
+    ]
+    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), jnp.bool_)
+
+
+def _keep_finite(new: jax.Array, old: jax.Array) -> jax.Array:
+    """Keep an element whose new value is not finite: the last line of defense."""
+    return jnp.where(jnp.isfinite(new), new, old) if is_inexact(new) else new

@@ -1,0 +1,183 @@
+"""All guards judge the same scalars, and their verdicts become one decision."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from stabjax.core.measure import Progress
+from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+
+# Beyond this norm float32 cannot hold both the norm and its reciprocal.
+LARGEST_NORM = 2.0**120
+# An element of at most 2**62 has a square of at most 2e37, in the range of float32.
+LARGEST_SQUARABLE = 2.0**62
+
+
+class Core(NamedTuple):
+    """Everything small that a guarded step carries from one call to the next.
+
+    Attributes:
+        step: Attempted steps.
+        applied: Applied steps.
+        refused: Refused steps.
+        consecutive_refused: Streak of refusals.
+        halted: A guard asked to halt; every later step is refused.
+        rollbacks: Times the state returned to a snapshot.
+        update_norm: Norm of the last applied update.
+        update_ratio: The same over the norm of the parameters.
+        guards: One state per guard.
+    """
+
+    step: Count
+    applied: Count
+    refused: Count
+    consecutive_refused: Count
+    halted: Flag
+    rollbacks: Count
+    update_norm: Scalar
+    update_ratio: Scalar
+    guards: tuple[Any, ...]
+
+    def progress(self) -> Progress:
+        """Return what `step_stats` needs of it."""
+        return Progress(
+            self.step,
+            self.applied,
+            self.consecutive_refused,
+            self.update_norm,
+            self.update_ratio,
+        )
+
+
+def init_core(guards: Sequence[Guard]) -> Core:
+    """Return the state before the first step, every leaf in a buffer of its own."""
+    zero = functools.partial(jnp.zeros, (), jnp.int32)
+    return Core(
+        step=zero(),
+        applied=zero(),
+        refused=zero(),
+        consecutive_refused=zero(),
+        halted=jnp.zeros((), jnp.bool_),
+        rollbacks=zero(),
+        update_norm=jnp.full((), jnp.nan, jnp.float32),
+        update_ratio=jnp.full((), jnp.nan, jnp.float32),
+        guards=tuple(guard.init() for guard in guards),
+    )
+
+
+def combine_verdicts(first: Verdict, second: Verdict) -> Verdict:
+    """Combine two verdicts as `Verdict` documents; associative and commutative.
+
+    Example:
+        >>> both = combine_verdicts(verdict(gradient_scale=0.5), verdict(accept=False))
+        >>> bool(both.accept), float(both.gradient_scale)
+        (False, 0.5)
+    """
+    return Verdict(
+        accept=first.accept & second.accept,
+        gradient_scale=jnp.minimum(*_same_rank(first, second)),
+        update_scale=first.update_scale * second.update_scale,
+        roll_back=first.roll_back | second.roll_back,
+        halt=first.halt | second.halt,
+        waive=first.waive | second.waive,
+        alerts=first.alerts | second.alerts,
+    )
+
+
+def _same_rank(first: Verdict, second: Verdict) -> tuple[jax.Array, jax.Array]:
+    one, other = first.gradient_scale, second.gradient_scale
+    shape = jnp.broadcast_shapes(one.shape, other.shape)
+    return jnp.broadcast_to(one, shape), jnp.broadcast_to(other, shape)
+
+
+def judge(
+    guards: Sequence[Guard], core: Core, stats: StepStats, *, squarable: bool
+) -> tuple[tuple[Any, ...], Verdict]:
+    """Let every guard judge, add the finite contract, and decide.
+
+    A step is accepted if loss, every component and the gradient are finite, every
+    guard accepts, and nothing has halted.
+
+    Args:
+        guards: The guards, in any order: none sees the verdict of another.
+        core: State before the step.
+        stats: From `step_stats`.
+        squarable: Also refuse a gradient that, after clipping, has a leaf norm
+            above 2**62: its square would overflow in the state of a second-moment
+            optimizer, which then never moves that parameter again.
+
+    Returns:
+        The new states of the guards and the one verdict.
+    """
+    states, decision = [], _finite_contract(stats)
+    for guard, state in zip(guards, core.guards, strict=True):
+        state, opinion = guard.judge(state, stats)
+        states.append(state)
+        decision = combine_verdicts(decision, opinion)
+    decision = _waived(decision, stats)
+    if squarable:
+        decision = _refuse_unsquarable(decision, stats)
+    halt = decision.halt | core.halted
+    alerts = decision.alerts | Alert.HALT.when(halt)
+    return tuple(states), decision._replace(
+        accept=decision.accept & ~halt, halt=halt, alerts=alerts
+    )
+
+
+def _finite_contract(stats: StepStats) -> Verdict:
+    in_range = stats.gradient_finite & (stats.grad_norm <= LARGEST_NORM)
+    return verdict(
+        accept=stats.finite & in_range,
+        alerts=Alert.NONFINITE_LOSS.when(~stats.loss_finite)
+        | Alert.NONFINITE_COMPONENT.when(~stats.components_finite)
+        | Alert.NONFINITE_GRADIENT.when(~stats.gradient_finite)
+        | Alert.NONFINITE_STATE.when(~stats.model_state_finite)
+        | Alert.NORM_OVERFLOW.when(stats.overflow),
+    )
+
+
+def _waived(decision: Verdict, stats: StepStats) -> Verdict:
+    waived = decision.waive & ~stats.finite
+    return decision._replace(
+        accept=decision.accept | waived,
+        alerts=decision.alerts | Alert.ACCEPTED_NONFINITE.when(waived),
+    )
+
+
+def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
+    norms = decision.gradient_scale * stats.leaf_norms
+    fine = jnp.all(norms <= LARGEST_SQUARABLE) | decision.waive
+    too_large = stats.gradient_finite & ~fine
+    return decision._replace(
+        accept=decision.accept & fine,
+        alerts=decision.alerts | Alert.GRADIENT_RANGE.when(too_large),
+    )
+
+
+def advance(
+    core: Core, states: tuple[Any, ...], decision: Verdict, applied: Flag
+) -> Core:
+    """Count the step.
+
+    Args:
+        core: State before the step.
+        states: New guard states from `judge`.
+        decision: The verdict.
+        applied: Whether the step was in fact applied; not more than accepted.
+
+    Returns:
+        The state for the next step.
+    """
+    one = applied.astype(jnp.int32)
+    return core._replace(
+        step=core.step + 1,
+        applied=core.applied + one,
+        refused=core.refused + (1 - one),
+        consecutive_refused=jnp.where(applied, 0, core.consecutive_refused + 1),
+        halted=decision.halt,
+        rollbacks=core.rollbacks + decision.roll_back.astype(jnp.int32),
+        guards=states,
+    )

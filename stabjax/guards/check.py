@@ -1,0 +1,66 @@
+"""Checks of options, made once when a guard is built."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def in_range(
+    function: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> float:
+    """Return ``value`` if it is a finite number in the range, else raise.
+
+    Args:
+        function: Name of the function that was called.
+        name: Name of the argument.
+        value: What was given.
+        low: Smallest value.
+        high: Largest value.
+        low_open: Whether ``low`` itself is out.
+        high_open: Whether ``high`` itself is out.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If it is no number, not finite, or out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fine = (
+        number
+        and math.isfinite(value)
+        and (value > low if low_open else value >= low)
+        and (value < high if high_open else value <= high)
+    )
+    if not fine:
+        left = "(" if low_open or low == -math.inf else "["
+        right = ")" if high_open or high == math.inf else "]"
+        raise ValueError(
+            f"{function}: {name} must be in {left}{low:g}, {high:g}{right}, "
+            f"got {value!r}."
+        )
+    return value
+
+
+def count(function: str, name: str, value: Any, low: int = 0) -> int:
+    """Return ``value`` if it is a whole number of at least ``low``, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(
+            f"{function}: {name} must be a whole number >= {low}, got {value!r}."
+        )
+    return value
+
+
+def one_of(function: str, name: str, value: Any, allowed: Sequence[str]) -> str:
+    """Return ``value`` if it is among ``allowed``, else raise."""
+    if value not in allowed:
+        names = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{function}: {name} must be one of {names}, got {value!r}.")
+    return value

@@ -1,0 +1,87 @@
+"""Scale the gradient down to a largest global norm, and say how often."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from stabjax.core.running import (
+    count_where,
+    running_geometric_mean,
+    running_mean,
+)
+from stabjax.guards import check
+from stabjax.types import Alert, Count, Guard, Scalar, StepStats, Verdict, verdict
+
+# Half of what is remembered is of the last 70 steps.
+_DECAY = 0.99
+
+
+class ClipByGlobalNormState(NamedTuple):
+    """Running statistics of the clipping.
+
+    Attributes:
+        seen: Finite norms so far [steps].
+        clip_fraction: Running share of steps clipped, in [0, 1].
+        typical_norm: Running geometric mean of the norm before clipping [gradient].
+        clip_ratio: Factor of the last step, in (0, 1].
+    """
+
+    seen: Count
+    clip_fraction: Scalar
+    typical_norm: Scalar
+    clip_ratio: Scalar
+
+
+def clip_by_global_norm(*, max_norm: float = 1.0) -> Guard:
+    """Scale the gradient so that its global norm is at most ``max_norm``.
+
+    ``g * min(1, max_norm / norm(g))`` with the norm of all leaves together, in
+    float32 whatever their dtype. Unlike `optax.clip_by_global_norm` it multiplies
+    by one scalar (which XLA fuses), does not turn a gradient whose sum of squares
+    overflows into zeros, and keeps statistics of the norm before clipping.
+
+    Args:
+        max_norm: Largest norm [gradient], in (0, inf).
+
+    Returns:
+        A guard that never refuses.
+
+    Raises:
+        ValueError: If ``max_norm`` is not a positive finite number.
+
+    Source:
+        Pascanu, Mikolov & Bengio (2013), arXiv:1211.5063.
+
+    Example:
+        >>> clip_by_global_norm(max_norm=0.5).name
+        'clip_by_global_norm'
+    """
+    name = "clip_by_global_norm"
+    check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
+
+    def init() -> ClipByGlobalNormState:
+        return ClipByGlobalNormState(
+            seen=jnp.zeros((), jnp.int32),
+            clip_fraction=jnp.zeros((), jnp.float32),
+            typical_norm=jnp.zeros((), jnp.float32),
+            clip_ratio=jnp.ones((), jnp.float32),
+        )
+
+    def judge(
+        state: ClipByGlobalNormState, stats: StepStats
+    ) -> tuple[ClipByGlobalNormState, Verdict]:
+        norm = stats.grad_norm
+        clipped = jnp.isfinite(norm) & (norm > max_norm)
+        ratio = jnp.where(clipped, max_norm / norm, jnp.float32(1.0))
+        share = jnp.where(jnp.isfinite(norm), clipped.astype(jnp.float32), jnp.nan)
+        state = ClipByGlobalNormState(
+            seen=count_where(state.seen, jnp.isfinite(norm)),
+            clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
+            typical_norm=running_geometric_mean(
+                state.typical_norm, norm, state.seen, _DECAY
+            ),
+            clip_ratio=ratio,
+        )
+        return state, verdict(gradient_scale=ratio, alerts=Alert.CLIPPED.when(clipped))
+
+    return Guard(name, init, judge)

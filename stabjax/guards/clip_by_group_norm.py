@@ -1,0 +1,142 @@
+"""Clip each group of parameters by its own norm, so that none starves the rest."""
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from stabjax.core.measure import SMALL_UNIT
+from stabjax.core.running import (
+    count_where,
+    running_geometric_mean,
+    running_mean,
+)
+from stabjax.guards import check
+from stabjax.types import Alert, Guard, Layout, StepStats, Verdict, verdict
+
+_DECAY = 0.99
+REST = "rest"
+
+
+class ClipByGroupNormState(NamedTuple):
+    """Running statistics per group; the last entry is the rest.
+
+    Attributes:
+        seen: Finite norms so far [steps].
+        clip_fraction: Running share of steps clipped, in [0, 1].
+        typical_norm: Running geometric mean of the norm before clipping [gradient].
+    """
+
+    seen: Int[Array, " groups"]
+    clip_fraction: Float[Array, " groups"]
+    typical_norm: Float[Array, " groups"]
+
+
+def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> Guard:
+    """Scale each group of parameters so that its own norm is at most ``max_norm``.
+
+    One global norm lets a single exploding head take the whole budget: everything
+    else is then scaled to nothing. Here each group pays for itself.
+
+    Args:
+        max_norm: Largest norm of each group [gradient], in (0, inf).
+        groups: Path prefixes such as ``("core", "head/mcmc")``; a leaf belongs to
+            the longest that fits, and leaves that none fits form one more group.
+
+    Returns:
+        A guard that never refuses.
+
+    Raises:
+        ValueError: If an option is out of range, or, when the step is traced, if a
+            prefix fits no parameter.
+
+    Source:
+        Own; per-parameter clipping is asked for in allenai/OLMo#266.
+
+    Example:
+        >>> clip_by_group_norm(groups=["core", "head"]).labels
+        ('core', 'head', 'rest')
+    """
+    name = "clip_by_group_norm"
+    check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
+    prefixes = _checked_prefixes(name, groups)
+    labels = (*prefixes, REST)
+
+    def init() -> ClipByGroupNormState:
+        return ClipByGroupNormState(
+            seen=jnp.zeros((len(labels),), jnp.int32),
+            clip_fraction=jnp.zeros((len(labels),), jnp.float32),
+            typical_norm=jnp.zeros((len(labels),), jnp.float32),
+        )
+
+    def judge(
+        state: ClipByGroupNormState, stats: StepStats
+    ) -> tuple[ClipByGroupNormState, Verdict]:
+        members = _members(name, stats.layout, prefixes)
+        norms = group_norms(stats.leaf_norms, members, len(labels))
+        finite = jnp.isfinite(norms)
+        clipped = finite & (norms > max_norm)
+        ratios = jnp.where(clipped, max_norm / norms, jnp.float32(1.0))
+        share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
+        state = ClipByGroupNormState(
+            seen=count_where(state.seen, finite),
+            clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
+            typical_norm=running_geometric_mean(
+                state.typical_norm, norms, state.seen, _DECAY
+            ),
+        )
+        # Groups are runs of leaves as a rule, but not always: look each leaf up.
+        scale = ratios[np.asarray(members, np.int32)]
+        return state, verdict(
+            gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(clipped))
+        )
+
+    return Guard(name, init, judge, labels=labels)
+
+
+def group_norms(
+    leaf_norms: Float[Array, " leaves"], members: tuple[int, ...], groups: int
+) -> Float[Array, " groups"]:
+    """Return the norm of each group from the norms of its leaves.
+
+    Args:
+        leaf_norms: Norm of each leaf.
+        members: Index of the group of each leaf.
+        groups: How many groups there are; an empty one has norm zero.
+
+    Returns:
+        The norms, without overflow up to 1e38.
+    """
+    belongs = np.zeros((groups, len(members)), np.bool_)
+    belongs[list(members), range(len(members))] = True
+    # Divide by the largest, an exact power of two away from one, before squaring.
+    small = jnp.any(leaf_norms > 2.0**60)
+    unit = jnp.where(small, jnp.float32(SMALL_UNIT), jnp.float32(1.0))
+    squares = jnp.square(leaf_norms * unit)
+    return jnp.sqrt(jnp.sum(jnp.where(belongs, squares[None, :], 0.0), axis=1)) / unit
+
+
+def _checked_prefixes(name: str, groups: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(groups, str) or not all(isinstance(g, str) and g for g in groups):
+        raise ValueError(
+            f"{name}: groups must be a list of path prefixes, got {groups!r}."
+        )
+    if len(set(groups)) != len(groups) or REST in groups:
+        raise ValueError(
+            f"{name}: groups must be distinct and not {REST!r}, got {groups!r}."
+        )
+    return tuple(groups)
+
+
+def _members(name: str, layout: Layout, prefixes: tuple[str, ...]) -> tuple[int, ...]:
+    members = layout.members(prefixes)
+    for index, prefix in enumerate(prefixes):
+        if index not in members:
+            known = {leaf.rsplit("/", n)[0] for leaf in layout.leaves for n in range(3)}
+            near = difflib.get_close_matches(prefix, sorted(known), n=1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{name}: no parameter lies under {prefix!r}.{hint}")
+    return members

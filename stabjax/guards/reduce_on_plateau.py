@@ -1,0 +1,159 @@
+"""Scale the updates down when the loss has stopped improving."""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from stabjax.guards import check
+from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+
+
+class ReduceOnPlateauState(NamedTuple):
+    """The state of `torch.optim.lr_scheduler.ReduceLROnPlateau`, on device.
+
+    Attributes:
+        scale: Present factor on the updates, in [min_scale, 1].
+        best: Best averaged loss; infinite until the first.
+        bad: Averages since the last improvement.
+        cooldown_left: Averages to go before counting starts again.
+        reductions: Times the scale was reduced.
+        sum: Sum of the finite losses of the unfinished average [loss].
+        in_sum: How many those are [steps].
+    """
+
+    scale: Scalar
+    best: Scalar
+    bad: Count
+    cooldown_left: Count
+    reductions: Count
+    sum: Scalar
+    in_sum: Count
+
+
+def reduce_on_plateau(
+    *,
+    factor: float = 0.1,
+    patience: int = 10,
+    threshold: float = 1e-4,
+    threshold_mode: Literal["rel", "abs"] = "rel",
+    mode: Literal["min", "max"] = "min",
+    cooldown: int = 0,
+    min_scale: float = 0.0,
+    min_change: float = 1e-8,
+    accumulation_size: int = 1,
+    metric: str = "loss",
+) -> Guard:
+    """Multiply the updates by ``factor`` after ``patience`` averages in vain.
+
+    The semantics are torch's: an average is better if it is below
+    ``best - threshold * |best|`` (``"rel"``) or ``best - threshold`` (``"abs"``),
+    mirrored for ``"max"``; after more than ``patience`` averages that are not, the
+    scale becomes ``max(scale * factor, min_scale)`` and the next ``cooldown``
+    averages are not counted. Here ``|best|`` makes it right for negative losses,
+    where torch and optax take a worse value for a better one; non-finite losses
+    are left out of the average instead of spoiling it; the statistics are float32
+    in whatever dtype the parameters are; and ``patience=0`` means what it says.
+
+    Args:
+        factor: Multiplier of the scale at a reduction, in (0, 1).
+        patience: Averages without improvement that are tolerated, >= 0.
+        threshold: Improvement that counts, >= 0; a share or a difference.
+        threshold_mode: ``"rel"`` or ``"abs"``.
+        mode: ``"min"`` if lower is better, ``"max"`` if higher is.
+        cooldown: Averages after a reduction that are not counted, >= 0.
+        min_scale: Smallest scale, in [0, 1].
+        min_change: Reductions smaller than this are not made, >= 0.
+        accumulation_size: Finite losses per average [steps], >= 1.
+        metric: ``"loss"``, or a component such as ``"raw/cross_entropy"``.
+
+    Returns:
+        A guard that never refuses.
+
+    Raises:
+        ValueError: If an option is out of range, or, when the step is traced, if
+            there is no component of that name.
+
+    Source:
+        torch.optim.lr_scheduler.ReduceLROnPlateau.
+
+    Example:
+        >>> reduce_on_plateau(factor=0.5, patience=3).name
+        'reduce_on_plateau'
+    """
+    name = "reduce_on_plateau"
+    check.in_range(name, "factor", factor, 0.0, 1.0, low_open=True, high_open=True)
+    check.count(name, "patience", patience)
+    check.in_range(name, "threshold", threshold, 0.0)
+    check.one_of(name, "threshold_mode", threshold_mode, ("rel", "abs"))
+    check.one_of(name, "mode", mode, ("min", "max"))
+    check.count(name, "cooldown", cooldown)
+    check.in_range(name, "min_scale", min_scale, 0.0, 1.0)
+    check.in_range(name, "min_change", min_change, 0.0)
+    check.count(name, "accumulation_size", accumulation_size, low=1)
+    worst = float("inf") if mode == "min" else -float("inf")
+
+    def init() -> ReduceOnPlateauState:
+        return ReduceOnPlateauState(
+            scale=jnp.ones((), jnp.float32),
+            best=jnp.full((), worst, jnp.float32),
+            bad=jnp.zeros((), jnp.int32),
+            cooldown_left=jnp.zeros((), jnp.int32),
+            reductions=jnp.zeros((), jnp.int32),
+            sum=jnp.zeros((), jnp.float32),
+            in_sum=jnp.zeros((), jnp.int32),
+        )
+
+    def is_better(average: Scalar, best: Scalar) -> Flag:
+        margin = jnp.float32(threshold)
+        if threshold_mode == "rel":
+            # Nothing has been seen yet: the infinite best is beaten by anything.
+            margin = margin * jnp.where(jnp.isfinite(best), jnp.abs(best), 0.0)
+        return average < best - margin if mode == "min" else average > best + margin
+
+    def judge(
+        state: ReduceOnPlateauState, stats: StepStats
+    ) -> tuple[ReduceOnPlateauState, Verdict]:
+        loss = _metric(name, stats, metric)
+        finite = jnp.isfinite(loss)
+        total = state.sum + jnp.where(finite, loss, 0.0)
+        in_sum = state.in_sum + finite.astype(jnp.int32)
+        full = in_sum >= accumulation_size
+        average = total / jnp.maximum(in_sum, 1).astype(jnp.float32)
+        better = is_better(average, state.best)
+        bad = jnp.where(better, 0, state.bad + 1)
+        cooling = state.cooldown_left > 0
+        bad = jnp.where(cooling, 0, bad)
+        due = full & (bad > patience)
+        lower = jnp.maximum(state.scale * factor, min_scale)
+        reduced = due & (state.scale - lower > min_change)
+        cooldown_left = jnp.maximum(state.cooldown_left - 1, 0)
+        after = ReduceOnPlateauState(
+            scale=jnp.where(reduced, lower, state.scale),
+            best=jnp.where(better, average, state.best),
+            bad=jnp.where(due, 0, bad),
+            cooldown_left=jnp.where(due, cooldown, cooldown_left).astype(jnp.int32),
+            reductions=state.reductions + reduced.astype(jnp.int32),
+            sum=jnp.zeros((), jnp.float32),
+            in_sum=jnp.zeros((), jnp.int32),
+        )
+        waiting = state._replace(sum=total, in_sum=in_sum)
+        state = ReduceOnPlateauState(
+            *(
+                jnp.where(full, a, w).astype(w.dtype)
+                for a, w in zip(after, waiting, strict=True)
+            )
+        )
+        return state, verdict(
+            update_scale=state.scale, alerts=Alert.PLATEAU.when(reduced)
+        )
+
+    return Guard(name, init, judge, reads_loss=True)
+
+
+def _metric(name: str, stats: StepStats, metric: str) -> Scalar:
+    if metric == "loss":
+        return stats.loss
+    if metric not in stats.components:
+        known = ", ".join(["loss", *sorted(stats.components)])
+        raise ValueError(f"{name}: metric must be one of {known}, got {metric!r}.")
+    return stats.components[metric]

@@ -1,0 +1,116 @@
+"""The meaning of each alert bit, and what to do about it."""
+
+from typing import NamedTuple
+
+from stabjax.types import Alert
+
+
+class Explanation(NamedTuple):
+    """What an alert says.
+
+    Attributes:
+        cause: What was seen, one sentence.
+        suggestion: What to try, one sentence.
+    """
+
+    cause: str
+    suggestion: str
+
+
+_EXPLANATIONS = {
+    Alert.NONFINITE_LOSS: Explanation(
+        "The loss was NaN or infinite.",
+        "Look at the first non-finite component; check divisions, logarithms and "
+        "square roots at zero, and the batch itself.",
+    ),
+    Alert.NONFINITE_COMPONENT: Explanation(
+        "A named loss component was NaN or infinite.",
+        "Use the safe forms of stabjax.numerics in that component.",
+    ),
+    Alert.NONFINITE_GRADIENT: Explanation(
+        "The gradient had a NaN or infinite element.",
+        "Look at the first bad leaf; a finite loss with such a gradient points to a "
+        "square root, norm or where-branch at zero.",
+    ),
+    Alert.NONFINITE_STATE: Explanation(
+        "Finite gradients gave non-finite parameters or optimizer state.",
+        "Lower the learning rate or clip; check the state for corruption.",
+    ),
+    Alert.NORM_OVERFLOW: Explanation(
+        "The gradient was finite, but its sum of squares overflowed float32.",
+        "The norm was taken again in a smaller unit; the loss is far too steep here.",
+    ),
+    Alert.GRADIENT_RANGE: Explanation(
+        "The gradient after clipping was above 4.6e18, whose square overflows.",
+        "Clip by norm: a second moment that turns infinite freezes its parameter.",
+    ),
+    Alert.CLIPPED: Explanation(
+        "The gradient norm was above its bound and was scaled down.",
+        "If this is so in most steps, the bound acts as the learning rate.",
+    ),
+    Alert.LOSS_SPIKE: Explanation(
+        "The loss stood far above its running level.",
+        "Look at the batch; if the level has really changed, it is accepted soon.",
+    ),
+    Alert.GRADIENT_SPIKE: Explanation(
+        "The gradient norm stood far above its running level.",
+        "Look at the batch; a lower clipping bound limits the damage.",
+    ),
+    Alert.UPDATE_SPIKE: Explanation(
+        "The last update was far larger than usual.",
+        "Often the first sign of a loss spike: lower the learning rate or beta2.",
+    ),
+    Alert.PLATEAU: Explanation(
+        "The loss stopped improving; the updates were scaled down.",
+        "Nothing to do, unless it comes early in the run.",
+    ),
+    Alert.BACK_OFF: Explanation(
+        "Steps were refused; the updates are smaller for a while.",
+        "Nothing to do, unless it comes back.",
+    ),
+    Alert.ROLLBACK: Explanation(
+        "Too many steps in a row were refused; back to the last good snapshot.",
+        "If it comes back, the data or the learning rate is the cause.",
+    ),
+    Alert.HALT: Explanation(
+        "Training was halted: no step is applied any more.",
+        "Restore a checkpoint and remove the cause named in the error.",
+    ),
+    Alert.ACCEPTED_NONFINITE: Explanation(
+        "A non-finite step was applied, as on_exhausted='accept' asks.",
+        "Use on_exhausted='halt' or 'roll_back'.",
+    ),
+    Alert.REBASED: Explanation(
+        "A lasting shift of level was taken as the new normal.",
+        "Check that the shift was meant, such as a new data set or schedule.",
+    ),
+}
+
+
+def explain(alert: Alert) -> Explanation:
+    """Return cause and suggestion of one alert bit.
+
+    Args:
+        alert: Exactly one bit.
+
+    Returns:
+        The explanation.
+
+    Raises:
+        KeyError: If it is not exactly one bit.
+
+    Example:
+        >>> explain(Alert.NONFINITE_LOSS).cause
+        'The loss was NaN or infinite.'
+    """
+    return _EXPLANATIONS[alert]
+
+
+def names_of(bits: int) -> tuple[str, ...]:
+    """Return the names of the alerts in a bit set, lower case, lowest bit first.
+
+    Example:
+        >>> names_of(int(Alert.CLIPPED | Alert.HALT))
+        ('clipped', 'halt')
+    """
+    return tuple(alert.name.lower() for alert in Alert if alert & bits and alert.name)

@@ -1,0 +1,170 @@
+"""A ring of telemetry rows on the device, one row per attempted step."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from stabjax.core.apply import Outcome
+from stabjax.core.layout import layout_of
+from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
+from stabjax.types import Aux, Guard, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """The last rows; the row of step ``s`` is ``s % window``.
+
+    Attributes:
+        floats: Float columns.
+        ints: Int columns; ``step`` is -1 in a row never written.
+        schema: Static names of the columns.
+    """
+
+    floats: Float[Array, "window floats"]
+    ints: Int[Array, "window ints"]
+    schema: TelemetrySchema = dataclasses.field(metadata={"static": True})
+
+
+def init_telemetry(
+    window: int,
+    params: Params,
+    aux: Aux,
+    guards: Sequence[Guard],
+    counts: dict[str, Any],
+) -> Telemetry:
+    """Return an empty ring.
+
+    Args:
+        window: Rows of the ring [steps], >= 1.
+        params: Parameters, whose leaves are named.
+        aux: What the loss returns beside its value, or its shapes.
+        guards: The guards, whose scalar states become columns.
+        counts: Further integer columns.
+
+    Returns:
+        The ring with its schema.
+    """
+    states = jax.eval_shape(lambda: tuple(guard.init() for guard in guards))
+    named = list(_guard_columns(guards, states))
+    real = [name for name, _, leaf in named if _is_float(leaf)]
+    whole = [name for name, _, leaf in named if not _is_float(leaf)]
+    components = sorted(_components(aux))
+    schema = TelemetrySchema(
+        floats=(*FLOATS, *components, *_metrics(aux), *real),
+        ints=(*INTS, *whole, *sorted(counts)),
+        leaves=layout_of(params).leaves,
+        components=tuple(components),
+    )
+    return Telemetry(
+        floats=jnp.full((window, len(schema.floats)), jnp.nan, jnp.float32),
+        ints=jnp.full((window, len(schema.ints)), -1, jnp.int32),
+        schema=schema,
+    )
+
+
+def record(
+    telemetry: Telemetry,
+    outcome: Outcome,
+    guards: Sequence[Guard],
+    aux: Aux,
+    counts: dict[str, Array],
+) -> tuple[Telemetry, Float[Array, " floats"], Int[Array, " ints"]]:
+    """Write the row of one step into the ring.
+
+    Args:
+        telemetry: The ring.
+        outcome: What became of the step.
+        guards: The guards, in the order of ``outcome.core.guards``.
+        aux: What the loss returned beside its value.
+        counts: Further integer columns.
+
+    Returns:
+        The ring, and the row by itself.
+    """
+    floats, ints = _row(outcome, guards, aux, counts)
+    place = outcome.stats.step % telemetry.floats.shape[0]
+    return (
+        Telemetry(
+            floats=telemetry.floats.at[place].set(floats),
+            ints=telemetry.ints.at[place].set(ints),
+            schema=telemetry.schema,
+        ),
+        floats,
+        ints,
+    )
+
+
+def _row(outcome, guards, aux, counts) -> tuple[Array, Array]:
+    """Return the columns in the order that `init_telemetry` names them."""
+    stats, decision, core = outcome.stats, outcome.decision, outcome.core
+    common = (
+        stats.loss,
+        stats.grad_norm,
+        stats.update_norm,
+        stats.update_ratio,
+        jnp.min(decision.gradient_scale, initial=1.0),
+        decision.update_scale,
+    )
+    whole = (
+        stats.step,
+        outcome.applied,
+        core.applied,
+        core.refused,
+        core.consecutive_refused,
+        decision.alerts,
+        stats.first_bad_leaf,
+        stats.first_bad_component,
+        core.halted,
+        core.rollbacks,
+    )
+    metrics = [jnp.asarray(aux[name]) for name in _metrics(aux)]
+    components = [stats.components[name] for name in sorted(stats.components)]
+    columns = list(_guard_columns(guards, core.guards))
+    real = [_entry(leaf, at) for _, at, leaf in columns if _is_float(leaf)]
+    flags = [_entry(leaf, at) for _, at, leaf in columns if not _is_float(leaf)]
+    further = [counts[name] for name in sorted(counts)]
+    return (
+        jnp.stack(
+            [x.astype(jnp.float32) for x in (*common, *components, *metrics, *real)]
+        ),
+        jnp.stack([x.astype(jnp.int32) for x in (*whole, *flags, *further)]),
+    )
+
+
+def _guard_columns(
+    guards: Sequence[Guard], states: Sequence[Any]
+) -> Iterator[tuple[str, int | None, Any]]:
+    """Yield (column, entry of a vector or None, leaf) for each guard state."""
+    seen: dict[str, int] = {}
+    for guard, state in zip(guards, states, strict=True):
+        seen[guard.name] = seen.get(guard.name, 0) + 1
+        number = seen[guard.name]
+        prefix = guard.name if number == 1 else f"{guard.name}#{number}"
+        for field, leaf in zip(state._fields, state, strict=True):
+            if leaf.ndim == 0:
+                yield f"{prefix}/{field}", None, leaf
+            elif leaf.ndim == 1 and leaf.shape[0] == len(guard.labels):
+                for at, label in enumerate(guard.labels):
+                    yield f"{prefix}/{field}/{label}", at, leaf
+
+
+def _entry(leaf: Array, at: int | None) -> Array:
+    return leaf if at is None else leaf[at]
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _components(aux: Aux) -> list[str]:
+    return [name for name in aux if name.startswith(("raw/", "weighted/"))]
+
+
+def _metrics(aux: Aux) -> list[str]:
+    components = _components(aux)
+    return sorted(n for n in aux if n != "model_state" and n not in components)

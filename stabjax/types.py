@@ -1,0 +1,206 @@
+"""The words everything speaks: losses, statistics of a step, verdicts, guards."""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
+Count = Int[Array, ""]
+Params = PyTree
+Batch = PyTree
+Updates = PyTree
+Aux = Mapping[str, Any]
+
+
+class LossFn(Protocol):
+    """A pure loss: ``(params, batch, key) -> (loss, aux)``.
+
+    ``aux`` is a flat mapping. Its keys ``raw/<name>`` and ``weighted/<name>`` are
+    the named loss components and belong to the finite contract; ``model_state``
+    is the new model state of a stateful model; every other entry is a scalar
+    metric that is logged as it is.
+
+    A stateful loss also takes ``model_state=``. One whose weights follow a
+    schedule takes ``step=`` and says so by an attribute ``wants_step = True``.
+    """
+
+    def __call__(
+        self, params: Params, batch: Batch, key: Any, /, **kwargs: Any
+    ) -> tuple[Scalar, Aux]:
+        """Return the scalar loss and its flat mapping of scalars."""
+        ...
+
+
+class Alert(enum.IntFlag):
+    """What happened in a step, as bits that combine with ``|``."""
+
+    NONFINITE_LOSS = 1 << 0
+    NONFINITE_COMPONENT = 1 << 1
+    NONFINITE_GRADIENT = 1 << 2
+    NONFINITE_STATE = 1 << 3
+    NORM_OVERFLOW = 1 << 4
+    GRADIENT_RANGE = 1 << 5
+    CLIPPED = 1 << 6
+    LOSS_SPIKE = 1 << 7
+    GRADIENT_SPIKE = 1 << 8
+    UPDATE_SPIKE = 1 << 9
+    PLATEAU = 1 << 10
+    BACK_OFF = 1 << 11
+    ROLLBACK = 1 << 12
+    HALT = 1 << 13
+    ACCEPTED_NONFINITE = 1 << 14
+    REBASED = 1 << 15
+
+    def when(self, condition: Flag) -> Count:
+        """Return the bit as int32 where ``condition`` holds, else 0."""
+        return jnp.where(condition, jnp.int32(self.value), jnp.int32(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Static description of a parameter tree: the order of its leaves by name."""
+
+    leaves: tuple[str, ...]
+
+    def members(self, prefixes: tuple[str, ...]) -> tuple[int, ...]:
+        """Return for each leaf the index of its group; the last index is the rest.
+
+        A leaf belongs to the longest prefix that equals its path or ends at one of
+        its ``/``; leaves that no prefix names form the group ``len(prefixes)``.
+        """
+
+        def group_of(leaf: str) -> int:
+            fits = [p for p in prefixes if leaf == p or leaf.startswith(p + "/")]
+            return prefixes.index(max(fits, key=len)) if fits else len(prefixes)
+
+        return tuple(group_of(leaf) for leaf in self.leaves)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StepStats:
+    """Scalars of one step, measured in one pass, that every guard judges on.
+
+    Attributes:
+        loss: The total loss, float32.
+        components: Named components, ``raw/<name>`` and ``weighted/<name>``.
+        grad_norm: Global l2 norm of the gradient before any clipping.
+        leaf_norms: The same per leaf, in the order of ``layout.leaves``.
+        finite: Loss, every component, every gradient element and the new model
+            state are finite.
+        loss_finite: The total loss is finite.
+        components_finite: Every named component is finite.
+        gradient_finite: Every gradient element is finite.
+        model_state_finite: No finite element of the model state would be lost.
+        overflow: The gradient is finite but its sum of squares is not.
+        first_bad_leaf: Index of the first leaf with a non-finite element, or -1.
+        first_bad_component: The same among the sorted component names, or -1.
+        update_norm: Norm of the last applied update (see `core.movement`), NaN
+            before the first and where it is not measured.
+        update_ratio: ``update_norm`` over the norm of the parameters.
+        step: Attempted steps before this one.
+        applied: Steps applied before this one.
+        consecutive_refused: Length of the streak of refusals just before this step.
+        layout: Static names of the leaves.
+    """
+
+    loss: Scalar
+    components: dict[str, Scalar]
+    grad_norm: Scalar
+    leaf_norms: Float[Array, " leaves"]
+    finite: Flag
+    loss_finite: Flag
+    components_finite: Flag
+    gradient_finite: Flag
+    model_state_finite: Flag
+    overflow: Flag
+    first_bad_leaf: Count
+    first_bad_component: Count
+    update_norm: Scalar
+    update_ratio: Scalar
+    step: Count
+    applied: Count
+    consecutive_refused: Count
+    layout: Layout = dataclasses.field(metadata={"static": True})
+
+
+class Verdict(NamedTuple):
+    """What a guard says about a step; build one with `verdict`.
+
+    Combined over guards: accept by *and*, gradient_scale by minimum (the smallest
+    satisfies every bound), update_scale by product, all others by *or*.
+
+    Attributes:
+        accept: Apply the step. The finite contract is checked besides.
+        gradient_scale: Factor on the gradient in (0, 1]: one, or one per leaf.
+        update_scale: Factor on the update of the inner optimizer, > 0.
+        roll_back: Return to the last good snapshot.
+        halt: Refuse this and every later step until the caller restores.
+        waive: Apply the step although it is not finite (optax compatibility).
+        alerts: Bits of `Alert`.
+    """
+
+    accept: Flag
+    gradient_scale: Float[Array, ""] | Float[Array, " leaves"]
+    update_scale: Scalar
+    roll_back: Flag
+    halt: Flag
+    waive: Flag
+    alerts: Count
+
+
+def verdict(
+    *,
+    accept: Flag | bool = True,
+    gradient_scale: Array | float = 1.0,
+    update_scale: Array | float = 1.0,
+    roll_back: Flag | bool = False,
+    halt: Flag | bool = False,
+    waive: Flag | bool = False,
+    alerts: Count | int = 0,
+) -> Verdict:
+    """Build a `Verdict` with strong dtypes; what is left out is neutral.
+
+    Example:
+        >>> bool(verdict().accept), float(verdict(update_scale=0.5).update_scale)
+        (True, 0.5)
+    """
+    return Verdict(
+        accept=jnp.asarray(accept, jnp.bool_),
+        gradient_scale=jnp.asarray(gradient_scale, jnp.float32),
+        update_scale=jnp.asarray(update_scale, jnp.float32),
+        roll_back=jnp.asarray(roll_back, jnp.bool_),
+        halt=jnp.asarray(halt, jnp.bool_),
+        waive=jnp.asarray(waive, jnp.bool_),
+        alerts=jnp.asarray(alerts, jnp.int32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """A judge on scalars: two pure functions and a name.
+
+    Attributes:
+        name: The registered name; prefix of the guard's telemetry columns.
+        init: ``() -> state``, a NamedTuple of float32, int32 or bool scalars or
+            small vectors, each in a fresh buffer. Scalar fields are telemetry.
+        judge: ``(state, stats) -> (state, Verdict)``. Called for every step, also
+            for one that ends up refused; it must keep non-finite values out of
+            its statistics.
+        labels: Names of the entries of the vector fields of the state.
+        rolls_back: Whether it can ask for a rollback, which needs snapshots.
+        reads_loss: Whether it judges on the loss, which `guard` then requires.
+    """
+
+    name: str
+    init: Callable[[], Any]
+    judge: Callable[[Any, StepStats], tuple[Any, Verdict]]
+    labels: tuple[str, ...] = ()
+    rolls_back: bool = False
+    reads_loss: bool = False
