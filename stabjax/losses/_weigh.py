@@ -15,7 +15,7 @@ from jaxtyping import Array
 from stabjax.types import Aux, Scalar
 
 # A number, or an optax schedule: step -> number.
-Weight = float | Callable[[Any], Any]
+Weight = float | int | Callable[[Any], Any]
 # A function of the raw value, or one that returns (value, hits) as `hard_clamp` does.
 Cap = Callable[[Array], Any]
 # (params, batch, key, **keywords) -> (raw values by name, aux).

@@ -6,10 +6,10 @@ from stabjax.numerics._precision import TINY
 def check_range(
     function: str,
     argument: str,
-    value: float,
+    value: float | int,
     *,
-    low: float = TINY,
-    high: float = 1e30,
+    low: float | int = TINY,
+    high: float | int = 1e30,
 ) -> None:
     """Raise ValueError unless ``low <= value <= high``; NaN is refused.
 
