@@ -1,0 +1,113 @@
+"""The laws of every registered loss; an entry in LOSSES is all it takes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stabjax.losses import LOSSES
+
+DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+
+
+@pytest.fixture(params=sorted(LOSSES))
+def entry(request):
+    return LOSSES[request.param]
+
+
+def call(entry, x):
+    """Call the entry with ``x`` in place of its main argument; the value alone."""
+    arguments = {
+        name: jnp.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in entry.example.items()
+    }
+    result = entry(**{**arguments, entry.wrt: x})
+    return result[0] if isinstance(result, tuple) else result
+
+
+def main(entry, dtype=jnp.float32):
+    return jnp.asarray(entry.example[entry.wrt], dtype)
+
+
+def slope(entry, x):
+    value, pull = jax.vjp(functools.partial(call, entry), x)
+    return pull(jnp.ones_like(value))[0]
+
+
+def nasty(entry, dtype, seed):
+    """Mix zeros, tiny, ordinary and huge numbers of both signs."""
+    limit = min(entry.limit, float(jnp.finfo(dtype).max))
+    sizes = np.array([0.0, 1.2e-38, 1e-30, 1e-8, 1.0, 30.0, 1e30, entry.limit])
+    x = np.random.default_rng(seed).choice(np.concatenate([sizes, -sizes]), (64, 8))
+    return jnp.asarray(np.clip(np.resize(x, main(entry).shape), -limit, limit), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_finite_inputs_give_finite_values_and_gradients(entry, dtype):
+    value_fn = jax.jit(functools.partial(call, entry))
+    slope_fn = jax.jit(functools.partial(slope, entry))
+    for seed in range(20):
+        x = nasty(entry, dtype, seed)
+        value, gradient = value_fn(x), slope_fn(x)
+        assert bool(jnp.all(jnp.isfinite(value))), x
+        assert bool(jnp.all(jnp.isfinite(gradient))), x
+
+
+def test_each_nan_in_gives_nan_out(entry):
+    x = np.asarray(main(entry))
+    for place in np.ndindex(x.shape):
+        poisoned = x.copy()
+        poisoned[place] = np.nan
+        assert bool(jnp.any(jnp.isnan(call(entry, jnp.asarray(poisoned))))), place
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes_are_as_registered_and_strong(entry, dtype):
+    x = main(entry, dtype)
+    value, gradient = call(entry, x), slope(entry, x)
+    assert value.dtype == (dtype if entry.keeps_dtype else jnp.float32)
+    assert gradient.dtype == dtype
+    assert not value.weak_type
+
+
+def test_it_is_traced_once_for_one_shape(entry):
+    traces = []
+
+    @jax.jit
+    def compiled(x):
+        traces.append(x.shape)
+        return call(entry, x)
+
+    first = compiled(main(entry))
+    compiled(first if entry.keeps_dtype else main(entry) + 1.0)
+    assert len(traces) == 1
+
+
+def test_jit_changes_no_more_than_rounding(entry):
+    x = main(entry)
+    compiled = jax.jit(functools.partial(call, entry))(x)
+    np.testing.assert_allclose(compiled, call(entry, x), rtol=1e-6)
+
+
+def test_vmap_equals_a_loop(entry):
+    batch = jnp.stack([main(entry), main(entry) * 0.5, main(entry) - 1.0])
+    mapped = jax.vmap(functools.partial(call, entry))(batch)
+    looped = jnp.stack([call(entry, x) for x in batch])
+    np.testing.assert_allclose(mapped, looped, rtol=1e-6)
+
+
+def test_the_gradient_is_that_of_finite_differences(entry):
+    x, rng = main(entry), np.random.default_rng(0)
+    direction = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    total = jax.jit(lambda v: jnp.sum(call(entry, v)))
+    exact = jnp.sum(slope(entry, x) * direction)
+    h = 2.0**-7
+    numeric = (total(x + h * direction) - total(x - h * direction)) / (2 * h)
+    np.testing.assert_allclose(exact, numeric, rtol=2e-2, atol=2e-3)
+
+
+def test_its_docstring_names_gradient_source_and_example(entry):
+    for section in ("Args:", "Returns:", "Gradient:", "Source:", ">>>"):
+        assert section in (entry.function.__doc__ or "")
