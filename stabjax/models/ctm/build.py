@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import optax
 from flax import nnx
 
 from stabjax.models.ctm.config import Config
@@ -43,6 +44,8 @@ def build(
     """
     tasks = load_tasks(config)
     options = {} if snapshot_every is None else {"snapshot_every": snapshot_every}
+    if config.mcmc_optimizer == "separate" and config.mcmc_loss != "none":
+        optimizer = _apart(optimizer)
     train = make_train_step(
         make_loss(config, tasks.puzzles),
         optimizer,
@@ -67,3 +70,12 @@ def build(
         return evaluate(tasks, config, state.params, plastic)
 
     return Task(train=train, init=init, batch_at=batch_at, evaluate=scores)
+
+
+def _apart(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Give the MCMC head an optimizer of its own: a clip then sees it alone."""
+
+    def labels(params: dict[str, Any]) -> dict[str, str]:
+        return {name: "mcmc" if name == "mcmc" else "machine" for name in params}
+
+    return optax.multi_transform({"machine": optimizer, "mcmc": optimizer}, labels)

@@ -86,6 +86,12 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
         "attached", description="whether the MCMC head's gradient reaches the trunk"
     )
 
+    mcmc_optimizer: Literal["shared", "separate"] = Field(
+        "shared",
+        description="whether the optimizer, with its clip, sees the MCMC head and the "
+        "rest as one, or each gets its own",
+    )
+
     # Constants of the sound settings.
     sweeps: int = Field(5, ge=1, description="block-Gibbs sweeps per step")
     burn_in: int = Field(1, ge=0, description="sweeps left out of the mean")

@@ -101,6 +101,10 @@ class Core(nnx.Module):
         output, synchronized = self.output(state.output, z)
         return Ticking(z, trace, action, output), synchronized
 
+    def clipped_share(self) -> Float[Array, ""]:
+        """Return the share of synchronization decays whose gradient is zero."""
+        return 0.5 * (self.action.clipped_share() + self.output.clipped_share())
+
     def __call__(
         self,
         tokens: Float[Array, "batch tokens width"],

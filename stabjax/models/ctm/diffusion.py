@@ -1,4 +1,4 @@
-"""Denoising of the answer: a cosine DDPM whose denoiser is told what the core thinks."""
+"""Denoising of the answer: a cosine DDPM that is told what the core thinks."""
 
 import jax
 import jax.numpy as jnp

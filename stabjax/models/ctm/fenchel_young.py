@@ -1,10 +1,11 @@
 """The Fenchel-Young loss of an MCMC layer: as it failed, as it was patched, sound.
 
-All three share one surrogate, ``<theta, sg(E[Y]) - target>``, whose gradient in theta is
-``E[Y] - target``. It is bounded below only if the target lies in the convex hull of
-the sampler's states. The original compared samples in {0..9}^d with z-scored targets,
-outside that hull: walking theta towards the part no sample can reach lowers the loss
-for ever. The patch clamped the value, which stops the gradient, not the cause.
+All three share one surrogate, ``<theta, sg(E[Y]) - target>``, whose gradient in theta
+is ``E[Y] - target``. It is bounded below only if the target lies in the convex hull
+of the sampler's states. The original compared samples in {0..9}^d with z-scored
+targets, outside that hull: walking theta towards the part no sample can reach lowers
+the loss for ever. The patch clamped the value, which stops the gradient, not the
+cause.
 
 Source:
     Vivier-Ardisson, Blondel & Parmentier (2025), arXiv 2505.14240.

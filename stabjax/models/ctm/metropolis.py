@@ -42,7 +42,7 @@ class Walk(NamedTuple):
 
     mean: Float[Array, "batch cells"]  # over chains and the last 20 steps
     chains: Chains
-    accepted: Float[Array, ""]  # share of all moves
+    accepted: Float[Array, ""]  # share of steps that changed the grid
 
 
 def frozen_energy(cells: int, key: jax.Array) -> FrozenEnergy:
@@ -73,7 +73,7 @@ def walk(
     key: jax.Array,
 ) -> Walk:
     """Run 25 steps of every chain and return the mean grid of the last 20."""
-    batch, _, cells = chains.shape
+    batch = len(chains)
     steps = _BURN_IN + _KEPT
     key_moves, key_accept = jax.random.split(key)
     # All randomness at once: thousands of small draws cost more than the walk.
@@ -102,9 +102,11 @@ def walk(
         proposal = jnp.where(to_best, best, ordinary)
         gain = energy(proposal)[:, :, 0] - energy(here[:, :, None])[:, :, 0]
         take = (found | to_best) & (jnp.log(chance) < gain / heat)
+        # A swap of equal colors is no move: it would flatter the acceptance.
+        moved = take & jnp.any(proposal[:, :, 0] != here, axis=-1)
         here = jnp.where(take[:, :, None], proposal[:, :, 0], here)
         total = total + jnp.where(number >= _BURN_IN, here, 0).astype(jnp.float32)
-        return (here, total, accepted + jnp.mean(take.astype(jnp.float32))), None
+        return (here, total, accepted + jnp.mean(moved.astype(jnp.float32))), None
 
     first = (chains, jnp.zeros(chains.shape, jnp.float32), jnp.zeros((), jnp.float32))
     inputs = (jnp.arange(steps), draws, chance)

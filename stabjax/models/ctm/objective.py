@@ -141,7 +141,8 @@ def _mcmc(
 ) -> Outcome:
     """Return the Fenchel-Young loss in its setting."""
     if config.mcmc_loss == "none":
-        return Outcome((), *(jnp.zeros((), jnp.float32) for _ in range(9)))
+        nothing, unknown = jnp.zeros((), jnp.float32), jnp.float32(jnp.nan)
+        return Outcome(nothing, nothing, (), *([unknown] * 7))
     prediction = answer.prediction
     if config.trunk == "detached":
         prediction = jax.lax.stop_gradient(prediction)
