@@ -1,0 +1,139 @@
+"""The contents of the page of one run."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from stabjax.run import page_events
+from stabjax.run.page_numbers import NOTHING, share, show
+from stabjax.run.page_panels import Strip, panels, strips
+from stabjax.run.page_records import RunRecord, read_run
+
+MOST_ROWS = 100
+FACTS = ("versions", "hardware", "seconds")
+NORMS = ("grad_norm", "update_norm", "update_ratio")
+SCALES = ("gradient_scale", "update_scale")
+COUNTERS = frozenset(
+    {"accepted", "applied_total", "refused_total", "consecutive_refused", "rollbacks",
+     "first_bad_leaf", "first_bad_component", "halted", "time", "wall_seconds"}
+)  # fmt: skip
+
+
+def single_run(folder: pathlib.Path) -> dict[str, Any]:
+    """Gather what the page of one run folder shows.
+
+    Args:
+        folder: A run folder; anything in it may be missing or torn.
+
+    Returns:
+        The variables of templates/run.html.
+    """
+    run = read_run(folder)
+    name = folder.resolve().name
+    last_step = int(run.steps[-1]) if len(run.steps) else 0
+    groups = page_events.group_events([("", run)])
+    names, rows = page_events.evaluations(run)
+    return {
+        "title": name,
+        "subtitle": subtitle(run),
+        "figures": _figures(run),
+        "sections": _sections(run, last_step),
+        "strips": _strips(run, last_step),
+        "last_step": last_step,
+        "events": groups[:MOST_ROWS],
+        "events_left_out": max(0, len(groups) - MOST_ROWS),
+        "evaluation_names": names,
+        "evaluations": [
+            (step, [NOTHING if value is None else show(value) for value in row])
+            for step, row in rows[-MOST_ROWS:]
+        ],
+        "facts": facts_of(run),
+        "config_text": run.config_text,
+        "command": f"stabjax train {folder.name}/config.yaml" if run.config else "",
+        "problems": run.problems,
+    }
+
+
+def subtitle(run: RunRecord) -> str:
+    """Say in one line what ran, for how long and how it ended."""
+    model = run.config.get("model")
+    named = model.get("name") if isinstance(model, dict) else None
+    parts = [f"model {named}"] if named else []
+    if len(run.steps):
+        parts.append(f"{len(run.steps)} steps")
+    parts.append(page_events.outcome(run))
+    return ", ".join(parts)
+
+
+def facts_of(run: RunRecord) -> list[tuple[str, str]]:
+    """Return what the folder says of the machine and the versions."""
+    return flatten({name: run.facts[name] for name in FACTS if name in run.facts})
+
+
+def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Turn nested facts into pairs of dotted name and text."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            pairs += flatten(value, f"{prefix}{name} ")
+        elif isinstance(value, str | int | float):
+            pairs.append((f"{prefix}{name}".replace("_", " "), str(value)))
+    return pairs
+
+
+def _figures(run: RunRecord) -> list[tuple[str, str, str]]:
+    """The few numbers at the top: name, value, remark."""
+    loss = run.column("loss")
+    figures = []
+    if len(loss.values):
+        last = float(loss.values[-1])
+        figures.append(("last loss", show(last), f"step {int(loss.steps[-1])}"))
+    if len(loss.finite.values):
+        best = int(np.argmin(loss.finite.values))
+        at = f"step {int(loss.finite.steps[best])}"
+        figures.append(("lowest loss", show(float(loss.finite.values[best])), at))
+    for title, kind in (
+        ("steps refused", "refused"),
+        ("steps clipped", "clipped"),
+        ("loss not finite", "loss not finite"),
+        ("steps with an alert", "alert"),
+    ):
+        marked, steps = page_events.counts([run], kind)
+        if steps:
+            figures.append((title, f"{marked}", f"{share(marked, steps)} of {steps}"))
+    return figures
+
+
+def _sections(run: RunRecord, last_step: int) -> list[tuple[str, list[Any]]]:
+    """Group the run's columns into titled rows of panels."""
+    names = list(run.columns)
+    raw = [n for n in names if n.startswith("raw/")]
+    weighted = [n for n in names if n.startswith("weighted/")]
+    guards = [n for n in names if "/" in n and n not in raw and n not in weighted]
+    known = {"loss", *raw, *weighted, *NORMS, *SCALES, *guards, *COUNTERS}
+    other = [name for name in names if name not in known]
+    measured = [n for n in (*NORMS, *SCALES) if n in run.columns]
+    chosen = [
+        ("Loss and its components, before weighting", ["loss", *raw]),
+        ("Components as they enter the loss", weighted),
+        ("Norms and scales", measured),
+        ("Metrics", other),
+        ("Guards", guards),
+    ]
+    sections = []
+    for index, (title, columns) in enumerate(chosen):
+        drawn = panels({"": [run]}, columns, last_step, prefix=f"s{index}p")
+        if drawn:
+            sections.append((title, drawn))
+    return sections
+
+
+def _strips(run: RunRecord, last_step: int) -> list[Strip]:
+    if not len(run.steps):
+        return []
+    shown = strips([run], last_step)
+    for name in sorted({name for names in run.alerts.values() for name in names}):
+        steps = np.asarray([s for s, names in run.alerts.items() if name in names])
+        shown.append(Strip.of(name.lower().replace("_", " "), steps, run, last_step))
+    return shown
