@@ -275,7 +275,7 @@ class _Step:
     def _aux_shapes(self, params, batch, model_state, core) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
         loss, aux = jax.eval_shape(
-            lambda *args: self._loss(*args, core.step), params, batch, key, model_state
+            self._loss, params, batch, key, model_state, core.step
         )
         if loss.shape != ():
             raise ValueError(
@@ -355,7 +355,9 @@ class _Step:
     def _applier(self, state: TrainState) -> Applier:
         safe = holds_squares(state.opt_state)
         check = self.finite_check or ("headroom" if safe else "outcome")
-        return Applier(self.optimizer, self.guards, self.form, check)
+        # `init` leaves the sample empty where it finds parameters sharded.
+        spread = state.sample.shape[0] == 0
+        return Applier(self.optimizer, self.guards, self.form, check, spread)
 
     def _inner_counts(self, opt_state: PyTree) -> dict[str, Array]:
         """Return the skip counters of `optax.apply_if_finite`, if it is inside."""

@@ -21,8 +21,10 @@ from stabjax.core import judge as judging
 from stabjax.core.layout import is_inexact
 from stabjax.core.measure import (
     SMALL_UNIT,
+    Sums,
     is_ambiguous,
     step_stats,
+    sums_in_both_units,
     sums_of_squares,
 )
 from stabjax.types import (
@@ -96,12 +98,14 @@ class Applier:
             before they replace the old, which reads them once more. ``"headroom"``
             refuses gradients so large that the optimizer state could overflow,
             and never writes a non-finite parameter; it costs nothing.
+        spread: Whether parameters are sharded, see `measure.sums_in_both_units`.
     """
 
     optimizer: optax.GradientTransformationExtraArgs
     guards: Sequence[Guard] | None
     form: Form
     finite_check: FiniteCheck
+    spread: bool
 
     def __call__(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure, judge and apply or refuse."""
@@ -111,11 +115,10 @@ class Applier:
             return self._select(trial, core)
         return self._branch(trial, core)
 
-    def _judge(self, trial: Trial, core: judging.Core, plain: Any, small: Any):
+    def _judge(self, trial: Trial, core: judging.Core, sums: Sums):
         stats = step_stats(
             trial.gradients,
-            plain,
-            small,
+            sums,
             trial.loss,
             trial.components,
             core.progress(),
@@ -145,7 +148,7 @@ class Applier:
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure for the telemetry and apply, whatever it is."""
         plain = sums_of_squares(trial.gradients)
-        _, seen, stats = self._judge(trial, core, plain, None)
+        _, seen, stats = self._judge(trial, core, Sums(plain, None))
         updates, inner = self.optimizer.update(
             trial.gradients, trial.inner, trial.params, **trial.extra
         )
@@ -155,9 +158,8 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, ())
 
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
-        plain = sums_of_squares(trial.gradients)
-        small = sums_of_squares(trial.gradients, SMALL_UNIT)
-        states, decision, stats = self._judge(trial, core, plain, small)
+        sums = sums_in_both_units(trial.gradients, spread=self.spread)
+        states, decision, stats = self._judge(trial, core, sums)
         params, inner, fine = self._update(trial, decision)
         applied = decision.accept & fine
         params = select(applied, params, trial.params)
@@ -166,7 +168,7 @@ class Applier:
 
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
         plain = sums_of_squares(trial.gradients)
-        states, decision, stats = self._judge(trial, core, plain, None)
+        states, decision, stats = self._judge(trial, core, Sums(plain, None))
         phase = jnp.where(
             is_ambiguous(plain) & stats.loss_finite & stats.components_finite,
             jnp.int32(_REMEASURE),
@@ -178,7 +180,7 @@ class Applier:
         def remeasure(judged: Any, applied: Flag, params: Params, inner: PyTree):
             del judged
             small = sums_of_squares(trial.gradients, SMALL_UNIT)
-            again = self._judge(trial, core, plain, small)
+            again = self._judge(trial, core, Sums(plain, small))
             return _apply_if(again[1].accept), again, applied, params, inner
 
         def apply(judged: Any, applied: Flag, params: Params, inner: PyTree):

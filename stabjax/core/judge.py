@@ -105,8 +105,8 @@ def judge(
         guards: The guards, in any order: none sees the verdict of another.
         core: State before the step.
         stats: From `step_stats`.
-        squarable: Also refuse a gradient that, after clipping, has a leaf norm
-            above 2**62: its square would overflow in the state of a second-moment
+        squarable: Also refuse a gradient that, after clipping, has a norm above
+            2**62: its square would overflow in the state of a second-moment
             optimizer, which then never moves that parameter again.
 
     Returns:
@@ -148,7 +148,9 @@ def _waived(decision: Verdict, stats: StepStats) -> Verdict:
 
 
 def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
-    norms = decision.gradient_scale * stats.leaf_norms
+    scale = decision.gradient_scale
+    # The norm of all is no smaller than that of any leaf, and needs no reduction.
+    norms = scale * (stats.leaf_norms if scale.ndim else stats.grad_norm)
     fine = jnp.all(norms <= LARGEST_SQUARABLE) | decision.waive
     too_large = stats.gradient_finite & ~fine
     return decision._replace(

@@ -23,12 +23,23 @@ SMALL_UNIT = 2.0**-80
 STACK_LIMIT = 8192
 
 
+class Sums(NamedTuple):
+    """Sums of squares per leaf, in the order of `jax.tree.leaves`.
+
+    Attributes:
+        plain: In unit one; infinite where it overflows.
+        small: Of the gradient times `SMALL_UNIT`, or None where it was not taken;
+            then a leaf whose plain sum is infinite counts as non-finite.
+    """
+
+    plain: Float[Array, " leaves"]
+    small: Float[Array, " leaves"] | None
+
+
 def sums_of_squares(gradients: PyTree, unit: float = 1.0) -> Float[Array, " leaves"]:
     """Return the float32 sum of squares of each leaf times ``unit``.
 
-    Integer and boolean leaves have no gradient and sum to zero. Small leaves of
-    equal shape and dtype share one reduction, so that two thousand tiny tensors do
-    not become two thousand kernels.
+    Integer and boolean leaves have no gradient and sum to zero.
 
     Args:
         gradients: Any tree of arrays.
@@ -37,36 +48,78 @@ def sums_of_squares(gradients: PyTree, unit: float = 1.0) -> Float[Array, " leav
     Returns:
         One float32 per leaf, in the order of `jax.tree.leaves`.
     """
+    sums = [_sums(leaf, (unit,), None)[0] for leaf in jax.tree.leaves(gradients)]
+    return jnp.stack(sums) if sums else jnp.zeros((0,), jnp.float32)
+
+
+def sums_in_both_units(gradients: PyTree, *, spread: bool) -> Sums:
+    """Take both sums of squares in one read, with few kernels.
+
+    Small leaves of equal shape and dtype share one reduction, so that two thousand
+    tiny tensors do not become two thousand kernels.
+
+    Args:
+        gradients: Any tree of arrays.
+        spread: The leaves are sharded. Then the sums are plain reductions, which
+            XLA joins into one all-reduce; else they are taken pairwise, which
+            saves a kernel per large leaf.
+
+    Returns:
+        Both sums of each leaf.
+    """
     leaves = jax.tree.leaves(gradients)
-    sums: dict[int, Array] = {}
+    sums: dict[int, tuple[Array, ...]] = {}
     alike: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):
-        if not is_inexact(leaf):
-            sums[index] = jnp.zeros((), jnp.float32)
-        elif leaf.size > STACK_LIMIT:
-            sums[index] = _sum_of_squares(leaf, unit)
-        else:
-            alike.setdefault((leaf.shape, leaf.dtype), []).append(index)
+        small_leaf = is_inexact(leaf) and leaf.size <= STACK_LIMIT and not spread
+        group = (leaf.shape, leaf.dtype) if small_leaf else index
+        alike.setdefault(group, []).append(index)
     for members in alike.values():
         if len(members) < 4:
-            sums |= {i: _sum_of_squares(leaves[i], unit) for i in members}
+            sums |= {i: _both_sums(leaves[i], spread) for i in members}
         else:
-            stacked = jnp.stack([leaves[i].reshape(-1) for i in members])
-            per_leaf = _sum_of_squares(stacked, unit, axis=1)
-            sums |= {i: per_leaf[row] for row, i in enumerate(members)}
+            rows = jnp.stack([leaves[i].reshape(-1) for i in members])
+            plain, small = _sums(rows, (1.0, SMALL_UNIT), 1)
+            sums |= {i: (plain[row], small[row]) for row, i in enumerate(members)}
     if not leaves:
-        return jnp.zeros((0,), jnp.float32)
-    return jnp.stack([sums[index] for index in range(len(leaves))])
+        empty = jnp.zeros((0,), jnp.float32)
+        return Sums(empty, empty)
+    plain, small = zip(*(sums[index] for index in range(len(leaves))), strict=True)
+    return Sums(jnp.stack(plain), jnp.stack(small))
 
 
-def _sum_of_squares(leaf: Array, unit: float, axis: int | None = None) -> Array:
+def _squares(leaf: Array, units: tuple[float, ...]) -> list[Array]:
+    """Return the squared absolute values in float32 at least, once per unit."""
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        real = _sum_of_squares(leaf.real, unit, axis)
-        return real + _sum_of_squares(leaf.imag, unit, axis)
+        pairs = zip(_squares(leaf.real, units), _squares(leaf.imag, units), strict=True)
+        return [real + imaginary for real, imaginary in pairs]
     wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    if unit != 1.0:
-        wide = wide * jnp.asarray(unit, wide.dtype)
-    return jnp.sum(jnp.square(wide), axis=axis).astype(jnp.float32)
+    scaled = (wide if u == 1.0 else wide * jnp.asarray(u, wide.dtype) for u in units)
+    return [jnp.square(x) for x in scaled]
+
+
+def _sums(leaf: Array, units: tuple[float, ...], axis: int | None) -> tuple[Array, ...]:
+    if not is_inexact(leaf):
+        return tuple(jnp.zeros((), jnp.float32) for _ in units)
+    squares = _squares(leaf, units)
+    return tuple(jnp.sum(x, axis=axis).astype(jnp.float32) for x in squares)
+
+
+def _both_sums(leaf: Array, spread: bool) -> tuple[Array, ...]:
+    units = (1.0, SMALL_UNIT)
+    if spread or leaf.size <= STACK_LIMIT or not is_inexact(leaf):
+        return _sums(leaf, units, None)
+    # XLA takes a large sum in two stages; a pair shares the second one as well.
+    plain, small = (x.astype(jnp.float32) for x in _squares(leaf, units))
+    zero = jnp.zeros((), jnp.float32)
+    return tuple(
+        jax.lax.reduce(
+            (plain, small),
+            (zero, zero),
+            lambda x, y: (x[0] + y[0], x[1] + y[1]),
+            tuple(range(leaf.ndim)),
+        )
+    )
 
 
 def is_ambiguous(plain: Float[Array, " leaves"]) -> Flag:
@@ -103,8 +156,7 @@ class Progress(NamedTuple):
 
 def step_stats(
     gradients: PyTree,
-    plain: Float[Array, " leaves"],
-    small: Float[Array, " leaves"] | None,
+    sums: Sums,
     loss: Scalar,
     components: dict[str, Scalar],
     progress: Progress,
@@ -116,9 +168,7 @@ def step_stats(
 
     Args:
         gradients: The gradient tree; only its structure is used.
-        plain: `sums_of_squares` in unit one.
-        small: The same in `SMALL_UNIT`, or None where it was not computed; then a
-            leaf whose plain sum is infinite counts as non-finite.
+        sums: What `sums_in_both_units` or `sums_of_squares` measured.
         loss: Total loss.
         components: From `components_of`.
         progress: Counters before this step.
@@ -128,17 +178,17 @@ def step_stats(
         The statistics: scalars, and one norm per leaf.
     """
     loss = jnp.asarray(loss, jnp.float32)
+    plain, small = sums
     leaf_norms = jnp.sqrt(plain)
     leaf_finite = jnp.isfinite(plain)
     if small is not None:
         leaf_norms = jnp.where(leaf_finite, leaf_norms, jnp.sqrt(small) / SMALL_UNIT)
         leaf_finite |= jnp.isinf(plain) & jnp.isfinite(small)
-    gradient_finite = jnp.all(leaf_finite)
-    total = jnp.sum(plain)
-    overflow = gradient_finite & jnp.isinf(total)
+    total, huge, first_bad = _over_leaves(plain, small, leaf_norms, leaf_finite)
+    gradient_finite = first_bad < 0
     # The sum over leaves can overflow although no leaf does.
-    huge_norm = jnp.sqrt(jnp.sum(jnp.square(leaf_norms * SMALL_UNIT))) / SMALL_UNIT
-    grad_norm = jnp.where(overflow, huge_norm, jnp.sqrt(total))
+    overflow = gradient_finite & jnp.isinf(total)
+    grad_norm = jnp.where(overflow, jnp.sqrt(huge) / SMALL_UNIT, jnp.sqrt(total))
     fine = _finite_flags(components)
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
@@ -153,7 +203,7 @@ def step_stats(
         gradient_finite=gradient_finite,
         model_state_finite=state_finite,
         overflow=overflow,
-        first_bad_leaf=_first(~leaf_finite),
+        first_bad_leaf=first_bad,
         first_bad_component=_first(~fine),
         update_norm=progress.update_norm,
         update_ratio=progress.update_ratio,
@@ -162,6 +212,23 @@ def step_stats(
         consecutive_refused=progress.consecutive_refused,
         layout=layout_of(gradients),
     )
+
+
+def _over_leaves(
+    plain: Array, small: Array | None, leaf_norms: Array, leaf_finite: Array
+) -> tuple[Scalar, Scalar, Count]:
+    """Reduce over the leaves at once: both sums, and the first bad leaf or -1."""
+    leaves = plain.shape[0]
+    if small is None:
+        small = jnp.square(leaf_norms * SMALL_UNIT)
+    places = jnp.arange(leaves, dtype=jnp.int32)
+    total, huge, first = jax.lax.reduce(
+        (plain, small, jnp.where(leaf_finite, leaves, places)),
+        (jnp.float32(0), jnp.float32(0), jnp.int32(leaves)),
+        lambda x, y: (x[0] + y[0], x[1] + y[1], jnp.minimum(x[2], y[2])),
+        (0,),
+    )
+    return total, huge, jnp.where(first < leaves, first, -1)
 
 
 def _finite_flags(components: dict[str, Scalar]) -> Array:

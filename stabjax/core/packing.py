@@ -17,12 +17,13 @@ class Packed(NamedTuple):
     """A tree of small arrays as two vectors.
 
     Attributes:
-        floats: All floating-point leaves, float32.
-        ints: All integer and boolean leaves, int32.
+        floats: All floating-point leaves, float32, padded with zeros.
+        ints: All integer and boolean leaves, int32, padded to the same length:
+            XLA writes two vectors of one shape in one kernel.
     """
 
-    floats: Float[Array, " floats"]
-    ints: Int[Array, " ints"]
+    floats: Float[Array, " width"]
+    ints: Int[Array, " width"]
 
 
 def pack(tree: Any) -> Packed:
@@ -30,7 +31,8 @@ def pack(tree: Any) -> Packed:
     leaves = jax.tree.leaves(tree)
     floats = [x.reshape(-1) for x in leaves if _is_float(x)]
     ints = [x.astype(jnp.int32).reshape(-1) for x in leaves if not _is_float(x)]
-    return Packed(_join(floats, jnp.float32), _join(ints, jnp.int32))
+    width = max(sum(x.size for x in part) for part in (floats, ints))
+    return Packed(_join(floats, jnp.float32, width), _join(ints, jnp.int32, width))
 
 
 def unpack(packed: Packed, like: Any) -> Any:
@@ -63,5 +65,6 @@ def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _join(parts: list[Array], dtype: Any) -> Array:
-    return jnp.concatenate(parts) if parts else jnp.zeros((0,), dtype)
+def _join(parts: list[Array], dtype: Any, width: int) -> Array:
+    padding = jnp.zeros((width - sum(part.size for part in parts),), dtype)
+    return jnp.concatenate([*parts, padding])

@@ -12,7 +12,7 @@ from stabjax.guards import check
 from stabjax.types import Alert, Guard, StepStats, Verdict, verdict
 
 SIGNALS = ("loss", "gradient_norm", "update_norm")
-_ALERTS = dict(
+_ALERTS: dict[str, Alert] = dict(
     zip(
         SIGNALS,
         (Alert.LOSS_SPIKE, Alert.GRADIENT_SPIKE, Alert.UPDATE_SPIKE),
@@ -126,10 +126,13 @@ def skip_spikes(
             ),
             spikes=count_where(state.spikes, spike),
         )
-        alerts = Alert.REBASED.when(jnp.any(rebase))
+        # Scalar by scalar: a reduction would be a kernel of its own on a GPU.
+        accept, alerts = jnp.ones((), jnp.bool_), jnp.zeros((), jnp.int32)
         for index, signal in enumerate(labels):
+            accept &= ~spike[index]
             alerts |= _ALERTS[signal].when(spike[index])
-        return state, verdict(accept=~jnp.any(spike), alerts=alerts)
+            alerts |= Alert.REBASED.when(rebase[index])
+        return state, verdict(accept=accept, alerts=alerts)
 
     reads_loss = "loss" in labels
     return Guard(name, init, judge, labels=labels, reads_loss=reads_loss)

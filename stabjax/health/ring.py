@@ -90,13 +90,17 @@ def record(
     place = outcome.stats.step % telemetry.floats.shape[0]
     return (
         Telemetry(
-            floats=telemetry.floats.at[place].set(floats),
-            ints=telemetry.ints.at[place].set(ints),
+            floats=_write(telemetry.floats, floats, place),
+            ints=_write(telemetry.ints, ints, place),
             schema=telemetry.schema,
         ),
         floats,
         ints,
     )
+
+
+def _write(ring: Array, row: Array, place: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(ring, row[None], place, axis=0)
 
 
 def _row(outcome, guards, aux, counts) -> tuple[Array, Array]:

@@ -1,0 +1,161 @@
+"""The programs that are compared: AdamW with and without guards, on trees of arrays.
+
+Everything here works on shapes, so that a program can be compiled for a target that
+is not there. The unit of traffic is N, the bytes of the parameters.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from stabjax import guards
+from stabjax.train_step import make_train_step
+
+LEARNING_RATE = 1e-3
+MAX_NORM = 1.0
+
+
+def mlp() -> dict[str, Any]:
+    """Return the shapes of a multilayer perceptron: 1.2 M parameters, 8 leaves."""
+    widths = (784, 1024, 384, 64, 10)
+    tree = {}
+    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+        tree[f"layer{i}"] = {"kernel": _f32(rows, columns), "bias": _f32(columns)}
+    return tree
+
+
+def transformer(layers: int = 12, width: int = 400) -> dict[str, Any]:
+    """Return the shapes of a small transformer: 148 leaves, 24.6 M parameters."""
+    tree: dict[str, Any] = {"embedding": _f32(3200, width), "head": _f32(width, 200)}
+    tree["norm"] = {"scale": _f32(width), "bias": _f32(width)}
+    for i in range(layers):
+        square = {name: _f32(width, width) for name in ("q", "k", "v", "o")}
+        tree[f"layer{i}"] = square | {
+            "up": _f32(width, 4 * width),
+            "up_bias": _f32(4 * width),
+            "down": _f32(4 * width, width),
+            "down_bias": _f32(width),
+            "norm1": {"scale": _f32(width), "bias": _f32(width)},
+            "norm2": {"scale": _f32(width), "bias": _f32(width)},
+        }
+    return tree
+
+
+def tiny(leaves: int = 300, size: int = 64) -> dict[str, Any]:
+    """Return many small leaves."""
+    return {f"leaf{i:04d}": _f32(size) for i in range(leaves)}
+
+
+TREES: dict[str, Callable[[], dict[str, Any]]] = {
+    "mlp": mlp,
+    "transformer": transformer,
+    "tiny300": tiny,
+}
+
+
+def _f32(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def bytes_of(tree: Any) -> int:
+    """Return N, the bytes of the parameters."""
+    return sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One optimizer step: a function of (state, gradients), the state donated."""
+
+    step: Callable[[Any, Any], Any]
+    init: Callable[[Any], Any]
+
+
+def all_guards() -> list[guards.Guard]:
+    """Return every guard that needs no snapshots, as a user would switch them on."""
+    return [
+        guards.clip_by_global_norm(max_norm=MAX_NORM),
+        guards.skip_nonfinite(),
+        guards.skip_spikes(),
+        guards.reduce_on_plateau(patience=100),
+        guards.back_off(),
+        guards.escalate(max_rollbacks=0),
+    ]
+
+
+def plain(optimizer: optax.GradientTransformation) -> Program:
+    """Return the optax program: update, then apply."""
+
+    def step(state: Any, gradients: Any) -> Any:
+        params, inner = state
+        updates, inner = optimizer.update(gradients, inner, params)
+        return optax.apply_updates(params, updates), inner
+
+    return Program(step, lambda params: (params, optimizer.init(params)))
+
+
+def guarded(form: str | None = None, **options: Any) -> Program:
+    """Return the apply-level face with all guards, counters and telemetry."""
+
+    def loss_fn(params: Any, batch: Any, key: Any):
+        del key
+        loss = sum(jnp.sum(x) for x in jax.tree.leaves(params)) * jnp.sum(batch)
+        return loss, {"raw/task": loss, "weighted/task": loss}
+
+    settings = {"guards": all_guards(), "window": 50} | options
+    train = make_train_step(loss_fn, adamw(), form=form, **settings)
+
+    def step(state: Any, gradients: Any) -> Any:
+        loss = jnp.float32(1.0)
+        aux = {"raw/task": loss, "weighted/task": loss}
+        return train.apply_gradients(state, loss, aux, gradients)[0]
+
+    return Program(step, lambda params: train.init(params, jnp.zeros(())))
+
+
+def adamw() -> optax.GradientTransformation:
+    return optax.adamw(LEARNING_RATE)
+
+
+def clipped() -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(MAX_NORM), adamw())
+
+
+def programs(form: str | None = None) -> dict[str, Program]:
+    """Return the programs by name, ours last."""
+    return {
+        "adamw": plain(adamw()),
+        "clip+adamw": plain(clipped()),
+        "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
+        "guarded": guarded(form),
+    }
+
+
+def compile_for(
+    program: Program, tree: Any, sharding: Any = None
+) -> jax.stages.Compiled:
+    """Compile a step for the shapes of ``tree``, on the devices of ``sharding``."""
+    state = jax.eval_shape(program.init, tree)
+    if sharding is not None:
+        place = lambda leaf: jax.ShapeDtypeStruct(  # noqa: E731
+            leaf.shape, leaf.dtype, sharding=sharding
+        )
+        state, tree = jax.tree.map(place, (state, tree))
+    return jax.jit(program.step, donate_argnums=0).lower(state, tree).compile()
+
+
+def accessed(compiled: jax.stages.Compiled) -> float:
+    """Return the bytes that XLA says the program reads and writes."""
+    analysis = compiled.cost_analysis()
+    assert analysis is not None
+    return float(analysis["bytes accessed"])
+
+
+def count(text: str, operation: str) -> int:
+    """Return how often an operation stands in the text of a program."""
+    return len(re.findall(rf"= \S+ {operation}\(|\) {operation}\(", text))

@@ -1,0 +1,133 @@
+"""Guards around any optax optimizer, under the optax contract."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from stabjax.core import judge as judging
+from stabjax.core.apply import becomes_nonfinite, scale_leaves, select
+from stabjax.core.measure import step_stats, sums_in_both_units
+from stabjax.types import Alert, Count, Flag, Guard, StepStats
+
+
+class GuardState(NamedTuple):
+    """State of `guard`.
+
+    Attributes:
+        inner_state: State of the inner optimizer.
+        core: Counters and guard states by name; `optax.tree.get` finds them.
+        alerts: Bits of `stabjax.types.Alert` of the last step.
+        roll_back: A guard asked for a rollback in the last step; the caller, who
+            has the parameters, may follow it.
+    """
+
+    inner_state: PyTree
+    core: judging.Core
+    alerts: Count
+    roll_back: Flag
+
+
+def guard(
+    inner: optax.GradientTransformation, *guards: Guard
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap an optimizer so that a refused step changes nothing.
+
+    Drops into any `optax.chain`, `inject_hyperparams` or train state. Gradients are
+    measured once; the inner optimizer sees them scaled as the guards ask. A step is
+    refused if a guard refuses it, or if the loss, the gradient, the update or the
+    new inner state is not finite: the update is then zero and the inner state, with
+    its schedule counters, is what it was. Put it outside of whatever must not move
+    on a refused step, weight decay and momentum above all.
+
+    Pass the loss as ``value=`` to `update`; guards that judge on it require it.
+    `stabjax.train_step.make_train_step` does the same at a lower cost, and adds
+    rollback, telemetry and the model state.
+
+    Args:
+        inner: The optimizer.
+        *guards: Guards in any order; with none, only what is finite is applied.
+
+    Returns:
+        A gradient transformation that takes extra arguments and forwards them.
+
+    Raises:
+        TypeError: If a guard is not a `Guard`.
+        ValueError: In `update`, if a guard reads the loss and no ``value`` is given.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from stabjax.guards import clip_by_global_norm, skip_spikes
+        >>> optimizer = guard(optax.adam(1e-3), clip_by_global_norm(), skip_spikes())
+        >>> params = {"w": jnp.ones(2)}
+        >>> state = optimizer.init(params)
+        >>> gradient = {"w": jnp.array([jnp.nan, 1.0])}
+        >>> updates, state = optimizer.update(gradient, state, params, value=1.0)
+        >>> print(updates["w"], state.core.refused)
+        [0. 0.] 1
+    """
+    for given in guards:
+        if not isinstance(given, Guard):
+            raise TypeError(f"guard: every guard must be a Guard, got {given!r}.")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> GuardState:
+        return GuardState(
+            inner_state=inner.init(params),
+            core=judging.init_core(guards),
+            alerts=jnp.zeros((), jnp.int32),
+            roll_back=jnp.zeros((), jnp.bool_),
+        )
+
+    def update(
+        updates: PyTree,
+        state: GuardState,
+        params: PyTree | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[PyTree, GuardState]:
+        _require_loss(guards, value)
+        stats = _measure(updates, state.core, value)
+        states, decision = judging.judge(guards, state.core, stats, squarable=False)
+        if value is not None:
+            extra_args["value"] = value
+        scaled = scale_leaves(updates, decision.gradient_scale)
+        proposed, inner_state = inner.update(
+            scaled, state.inner_state, params, **extra_args
+        )
+        proposed = scale_leaves(proposed, decision.update_scale)
+        zeros = jax.tree.map(jnp.zeros_like, proposed)
+        lost = becomes_nonfinite(zeros, proposed)
+        lost |= becomes_nonfinite(state.inner_state, inner_state)
+        applied = decision.accept & (~lost | decision.waive)
+        core = judging.advance(state.core, states, decision, applied)
+        moved = jnp.sqrt(jnp.sum(sums_in_both_units(proposed, spread=True).plain))
+        core = core._replace(update_norm=jnp.where(applied, moved, core.update_norm))
+        alerts = decision.alerts | Alert.NONFINITE_STATE.when(decision.accept & lost)
+        after = GuardState(
+            inner_state=select(applied, inner_state, state.inner_state),
+            core=core,
+            alerts=alerts,
+            roll_back=decision.roll_back,
+        )
+        return select(applied, proposed, zeros), after
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _require_loss(guards: tuple[Guard, ...], value: Any) -> None:
+    readers = [g.name for g in guards if g.reads_loss]
+    if readers and value is None:
+        raise ValueError(
+            f"guard: {readers[0]} judges on the loss; pass it as value= to update."
+        )
+
+
+def _measure(updates: PyTree, core: judging.Core, value: Any) -> StepStats:
+    # Without a loss no guard reads it, and a constant is finite.
+    loss = jnp.float32(0.0) if value is None else jnp.asarray(value, jnp.float32)
+    sums = sums_in_both_units(updates, spread=True)
+    return step_stats(updates, sums, loss, {}, core.progress())
