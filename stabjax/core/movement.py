@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact
@@ -57,7 +58,7 @@ def is_spread(params: PyTree) -> bool:
     """
     return any(
         isinstance(leaf, jax.Array)
-        and not isinstance(leaf, jax.core.Tracer)
+        and not isinstance(leaf, Tracer)
         and not leaf.sharding.is_fully_replicated
         for leaf in jax.tree.leaves(params)
     )

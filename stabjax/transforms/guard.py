@@ -83,7 +83,7 @@ def guard(
 
     def update(
         updates: PyTree,
-        state: GuardState,
+        state: Any,
         params: PyTree | None = None,
         *,
         value: Any = None,
