@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ Updates = PyTree
 Aux = Mapping[str, Any]
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """A pure loss: ``(params, batch, key) -> (loss, aux)``.
 
