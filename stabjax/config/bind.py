@@ -4,7 +4,6 @@ import collections.abc
 import functools
 import inspect
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -209,10 +208,13 @@ def _is_plain(annotation: Any) -> bool:
     return False
 
 
-def option_values(schema: type[pydantic.BaseModel], checked: Any) -> dict[str, Any]:
-    """Return the options of ``checked`` that YAML can carry, in signature order."""
-    data = {name: getattr(checked, name) for name in schema.model_fields}
-    return {key: as_plain(value) for key, value in data.items() if _writable(value)}
+def option_defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a factory with their defaults (`Parameter.empty`: none)."""
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.name in signature_schema(factory).model_fields
+    }
 
 
 def as_plain(value: Any) -> Any:
@@ -222,7 +224,3 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_plain(item) for key, item in value.items()}
     return value
-
-
-def _writable(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)

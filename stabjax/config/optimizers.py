@@ -5,8 +5,7 @@ from typing import Any
 
 import optax
 
-from stabjax.config.bind import as_plain, bind, option_values, resolve
-from stabjax.config.bind import signature_schema as _schema
+from stabjax.config.bind import as_plain, bind, resolve
 from stabjax.config.errors import ConfigError, join, show
 
 
@@ -205,9 +204,3 @@ def _wrappers(section: Mapping[str, Any], source: str, path: str) -> dict[str, A
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float)
-
-
-def optimizer_options(kind: str) -> dict[str, Any]:
-    """Return the options of an optimizer and their defaults, for `stabjax list`."""
-    schema = _schema(OPTIMIZERS[kind])
-    return option_values(schema, schema.model_construct())

@@ -1,0 +1,87 @@
+"""From alert bits per step to a short list of events."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+QUIET_STEPS = 100  # an alert that was silent this long is news again
+
+Key = tuple[int, int, int]
+
+
+class AlertLog:
+    """Report an alert when it starts, not while it goes on.
+
+    An alert is a bit together with the leaf and the component it names. It is reported
+    when it was not seen in the last `QUIET_STEPS` steps, so a thousand clipped steps
+    make one event.
+
+    Args:
+        names: Alert bit to name.
+        explain: Alert bit to ``(cause, suggestion)``.
+        leaves: Names of the parameter leaves.
+        components: Names of the loss components.
+        last_seen: What `state` returned, to go on after a resume.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        explain: Callable[[int], tuple[str, str]],
+        leaves: Sequence[str] = (),
+        components: Sequence[str] = (),
+        last_seen: Iterable[Sequence[int]] = (),
+    ):
+        self._names = names
+        self._explain = explain
+        self._leaves = leaves
+        self._components = components
+        self._last: dict[Key, int] = {
+            (bit, leaf, component): step for bit, leaf, component, step in last_seen
+        }
+        self.counts: dict[str, int] = {}
+
+    def see(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the events that a telemetry row starts.
+
+        Args:
+            row: A decoded row with ``step``, ``alerts``, ``first_bad_leaf`` and
+                ``first_bad_component``.
+        """
+        bits, step = int(row["alerts"]), int(row["step"])
+        leaf = int(row.get("first_bad_leaf", -1))
+        component = int(row.get("first_bad_component", -1))
+        events = []
+        while bits:
+            bit = bits & -bits
+            bits ^= bit
+            name = self._names.get(bit, f"ALERT_{bit.bit_length() - 1}")
+            self.counts[name] = self.counts.get(name, 0) + 1
+            key = (bit, leaf, component)
+            before = self._last.get(key)
+            self._last[key] = step
+            if before is None or step - before > QUIET_STEPS:
+                events.append(self._event(name, bit, step, leaf, component))
+        return events
+
+    def _event(
+        self, name: str, bit: int, step: int, leaf: int, component: int
+    ) -> dict[str, Any]:
+        cause, suggestion = self._explain(bit)
+        return {
+            "event": "alert",
+            "step": step,
+            "alert": name,
+            "cause": cause,
+            "leaf": named(self._leaves, leaf),
+            "component": named(self._components, component),
+            "suggestion": suggestion,
+        }
+
+    def state(self) -> list[list[int]]:
+        """Return what a later `AlertLog` needs to go on, as plain data."""
+        return [[*key, step] for key, step in self._last.items()]
+
+
+def named(names: Sequence[str], index: int) -> str | None:
+    """Return the name at ``index``, or None for -1."""
+    return names[index] if 0 <= index < len(names) else None

@@ -1,0 +1,290 @@
+"""The training loop: it never waits for the device, and it can be stopped anywhere."""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from stabjax.config.errors import ConfigError
+from stabjax.config.schema import RunConfig, effective_data
+from stabjax.run import crash, lock
+from stabjax.run import progress as displays
+from stabjax.run.build import build_task, first_state
+from stabjax.run.checkpoints import Checkpoints
+from stabjax.run.folder import check_config, check_folder, make_folder, write_config
+from stabjax.run.journal import Journal, last_rows, open_journal
+from stabjax.run.signals import Preempted, StopRequest
+from stabjax.run.sinks import check_tensorboard, diverged
+from stabjax.run.telemetry import Backlog, LateFetch
+from stabjax.train_step import TrainingHalted
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a finished run leaves.
+
+    Attributes:
+        folder: The run folder.
+        steps: Steps attempted since the start of the run.
+        state: The final train state.
+        evaluation: Scores of the last evaluation.
+        alerts: Alert name to the number of steps that raised it, in this process.
+        seconds: Wall-clock time of this process's part [s].
+        diverged: The last loss was not finite, or no step of the last window was
+            applied: finished, but not trained.
+    """
+
+    folder: pathlib.Path
+    steps: int
+    state: Any
+    evaluation: dict[str, float]
+    alerts: dict[str, int]
+    seconds: float
+    diverged: bool
+
+
+def train(
+    config: RunConfig,
+    folder: str | os.PathLike,
+    *,
+    task: Any = None,
+    progress: bool = True,
+    tensorboard: bool = False,
+    stop: StopRequest | None = None,
+) -> RunResult:
+    """Train into a run folder; on a folder that holds this run already, go on with it.
+
+    On one device kind, an interrupted and resumed run gives the same parameters and the
+    same health.jsonl, bit for bit, as one that was never interrupted.
+
+    Args:
+        config: A checked configuration.
+        folder: The run folder, made if absent; its last part is the run's name.
+        task: A task built before, to share its compiled step between seeds; its data
+            seed counts, `config.train.seed` still sets parameters and dropout.
+        progress: Show progress on standard error.
+        tensorboard: Write TensorBoard event files too.
+        stop: Watched between steps; SIGINT and SIGTERM by default.
+
+    Returns:
+        The result, once all steps are done.
+
+    Raises:
+        ConfigError: Before anything is created, if the run cannot be what is asked.
+        RunLocked: If another process is writing the folder.
+        TrainingHalted: If a guard halted the run.
+        Preempted: After a signal; the current step is checkpointed.
+        CheckpointDamaged: If no checkpoint of the run is intact.
+    """
+    path = check_folder(folder)
+    if tensorboard:
+        check_tensorboard()
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopRequest())
+        existed = path.exists()
+        if existed:  # first of all: a second writer is refused before it does any work
+            stack.enter_context(lock.hold(path))
+            check_config(path, config)
+        task = task or build_task(config)
+        init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
+        state = first_state(task, init_key, run_key, config)
+        if not existed:
+            make_folder(path)
+            stack.enter_context(lock.hold(path))
+            check_config(path, config)
+        write_config(path, config)
+        show = displays.make(progress)
+        stack.callback(show.close)
+        run = _Run(config, path, task, state, run_key, show, stop, tensorboard)
+        return run.go()
+
+
+class _Run:
+    """One process's part of a run; `train` holds the lock around it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: pathlib.Path,
+        task: Any,
+        state: Any,
+        key: Any,
+        show: displays.Silent,
+        stop: StopRequest,
+        tensorboard: bool,
+    ):
+        self.config, self.folder, self.task = config, folder, task
+        self.state, self.key, self.show, self.stop = state, key, show, stop
+        self.tensorboard = tensorboard
+        self.step = 0
+        self.saved: int | None = None
+        self.evaluated: tuple[int, dict[str, float]] | None = None
+        self.recent: collections.deque[dict[str, Any]] = collections.deque(
+            maxlen=min(config.train.window, 50)
+        )
+        self.ring = state.telemetry.ints.shape[0]
+        self.backlog = Backlog(most=2 * self.ring)
+        self.started = time.monotonic()
+        self.journal: Journal | None = None
+
+    def go(self) -> RunResult:
+        """Resume, train, and record how it ended."""
+        try:
+            self._resume()
+            self._steps()
+            return self._finish()
+        except Preempted as error:
+            self._end("preempted", signal=error.signal)
+            raise
+        except TrainingHalted as error:
+            component, leaf = error.component, error.leaf
+            self._end("halted", component=component, leaf=leaf, at=error.step)
+            self._record(error)
+            raise
+        except ConfigError:
+            raise
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._log(self.late.drain())
+                self._settle()
+            with contextlib.suppress(Exception):
+                self._end("failed", exception=type(error).__name__, message=str(error))
+            self._record(error)
+            raise
+        finally:
+            if self.journal is not None:
+                with contextlib.suppress(OSError):
+                    self.journal.close()
+
+    def _resume(self) -> None:
+        train = self.config.train
+        skipped: list[str] = []
+        self.checkpoints = Checkpoints(
+            self.folder / "checkpoints", train.keep, skipped.append
+        )
+        found = self.checkpoints.restore_latest(self.state)
+        extra: dict[str, Any] = {}
+        if found is not None:
+            self.step, self.state, extra = found
+            self.saved = self.step
+            if extra["evaluated"]:
+                step, scores = extra["evaluated"]
+                self.evaluated = step, {k: float(v) for k, v in scores.items()}
+        if self.step > train.steps:
+            raise ConfigError(
+                f"{self.config.source}: train.steps must be at least {self.step}, the "
+                f"steps already done in {self.folder}, got {train.steps}."
+            )
+        schema = self.task.train.schema(self.state)
+        self.journal = open_journal(
+            self.folder, schema, extra, step=self.step, tensorboard=self.tensorboard
+        )
+        self.late = LateFetch(schema, self.step)
+        for message in skipped:
+            self.show.say(f"stabjax: {message}")
+            self.journal.event("checkpoint_damaged", self.step, message=message)
+        self.recent.extend(last_rows(self.folder))
+        self.journal.begin(self.config, resumed=found is not None, step=self.step)
+        if found is not None:
+            self.show.say(f"resuming {self.folder} after step {self.step}")
+        self.show.start(self.step, train.steps)
+
+    def _steps(self) -> None:
+        train, task = self.config.train, self.task
+        while self.step < train.steps:
+            if self.stop.signal is not None:
+                self._save()
+                raise Preempted(self.stop.signal, self.step)
+            batch = task.batch_at(self.step)
+            # One program for every step: a scan over a window is another program, with
+            # other rounding, and a resume in mid-window would no longer be bit-exact.
+            self.state, row = task.train.step(self.state, batch, self.key)
+            self.step += 1
+            self.backlog.add(row)
+            if self.step % self.ring == 0:
+                self._log(self.late.push(self.state.telemetry))
+            if _due(self.step, train.evaluate_every):
+                self._evaluate()
+            if _due(self.step, train.checkpoint_every) and self.step < train.steps:
+                self._save()  # the last one is saved after the last evaluation
+
+    def _log(self, rows: list[dict[str, Any]]) -> None:
+        journal = _present(self.journal)
+        for number, row in enumerate(rows):
+            journal.row(row)
+            self.recent.append(row)
+            if row["halted"]:
+                journal.flush()
+                self.show.rows(rows[: number + 1], journal.alerts.counts)
+                schema = self.task.train.schema(self.state)
+                component, leaf = schema.component(row), schema.leaf(row)
+                raise TrainingHalted(row["step"], component, leaf, row["alerts"])
+        journal.flush()
+        self.show.rows(rows, journal.alerts.counts)
+
+    def _settle(self) -> None:
+        self._log(self.late.drain(self.state.telemetry))
+        self.backlog.clear()
+
+    def _evaluate(self) -> None:
+        self._settle()
+        scores = {k: float(v) for k, v in self.task.evaluate(self.state).items()}
+        self.evaluated = (self.step, scores)
+        _present(self.journal).event("evaluation", self.step, scores=scores)
+
+    def _save(self) -> None:
+        self._settle()
+        if self.saved == self.step:
+            return
+        journal = _present(self.journal)
+        journal.event("checkpoint", self.step)
+        journal.flush(durable=True)
+        extra = {**journal.mark(), "evaluated": self.evaluated}
+        self.checkpoints.save(self.step, self.state, extra)
+        self.saved = self.step
+
+    def _finish(self) -> RunResult:
+        if self.evaluated is None or self.evaluated[0] != self.step:
+            self._evaluate()
+        self._save()
+        rows = list(self.recent)
+        journal = _present(self.journal)
+        result = RunResult(
+            folder=self.folder,
+            steps=self.step,
+            state=self.state,
+            evaluation=self.evaluated[1] if self.evaluated else {},
+            alerts=dict(journal.alerts.counts),
+            seconds=time.monotonic() - self.started,
+            diverged=diverged(rows),
+        )
+        self._end("finished", diverged=result.diverged)
+        return result
+
+    def _end(self, outcome: str, **details: Any) -> None:
+        if self.journal is not None:
+            seconds = time.monotonic() - self.started
+            self.journal.end(outcome, self.step, seconds, **details)
+
+    def _record(self, error: BaseException) -> None:
+        crash.write(
+            self.folder,
+            error,
+            step=self.step,
+            config=effective_data(self.config),
+            rows=list(self.recent)[-20:],
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _present(journal: Journal | None) -> Journal:
+    assert journal is not None
+    return journal

@@ -1,0 +1,286 @@
+import json
+import os
+import shutil
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from stabjax.config import ConfigError
+from stabjax.run import Preempted, build_task, lock, train
+from stabjax.run.records import read_lines
+from stabjax.train_step import TrainingHalted
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def health(folder):
+    return (folder / "health.jsonl").read_bytes()
+
+
+def events(folder, name):
+    return [e for e in read_lines(folder / "events.jsonl") if e["event"] == name]
+
+
+@pytest.fixture
+def go(tmp_path, config_of):
+    """Train quietly; returns (result, folder)."""
+
+    def run(name, *overrides, **options):
+        folder = tmp_path / "runs" / name
+        result = train(config_of(*overrides), folder, progress=False, **options)
+        return result, folder
+
+    return run
+
+
+def test_a_run_trains_and_logs_each_step_once(go):
+    result, folder = go("a", "train.evaluate_every=20")
+    rows = read_lines(folder / "health.jsonl")
+    assert [row["step"] for row in rows] == list(range(40))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(row["accepted"] for row in rows)
+    assert [e["step"] for e in events(folder, "evaluation")] == [20, 40]
+    assert [e["step"] for e in events(folder, "checkpoint")] == [20, 40]
+    assert result.evaluation == events(folder, "evaluation")[-1]["scores"]
+    assert (result.steps, result.diverged) == (40, False)
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["outcome"], facts["step"], facts["model"]) == ("finished", 40, "line")
+
+
+@pytest.mark.parametrize("stop_at", [20, 13])
+def test_twenty_and_twenty_steps_are_forty_bit_for_bit(go, stop_at):
+    straight, straight_folder = go("straight")
+    go("halves", f"train.steps={stop_at}")
+    halves, halves_folder = go("halves")
+    assert bits(halves.state) == bits(straight.state)
+    assert health(halves_folder) == health(straight_folder)
+
+
+def test_a_finished_run_is_left_as_it_is(go):
+    first, folder = go("a")
+    before = health(folder)
+    second, _ = go("a")
+    assert health(folder) == before
+    assert bits(second.state) == bits(first.state)
+    assert second.evaluation == first.evaluation
+
+
+def test_rows_past_the_checkpoint_and_a_torn_tail_are_written_again(go):
+    straight, straight_folder = go("straight")
+    _, folder = go("a")
+    shutil.rmtree(folder / "checkpoints" / "00000040")
+    with open(folder / "health.jsonl", "ab") as file:
+        file.write(b'{"step":40,"loss":1}\n{"step":41,"lo')
+    again, _ = go("a")
+    assert health(folder) == health(straight_folder)
+    assert bits(again.state) == bits(straight.state)
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(go):
+    straight, straight_folder = go("straight")
+    _, folder = go("a")
+    arrays = folder / "checkpoints" / "00000040" / "stabjax.json"
+    arrays.write_bytes(arrays.read_bytes().replace(b"40", b"41", 1))
+    again, _ = go("a")
+    assert bits(again.state) == bits(straight.state)
+    assert health(folder) == health(straight_folder)
+    (event,) = events(folder, "checkpoint_damaged")
+    assert "00000040 is skipped: stabjax.json is damaged" in event["message"]
+
+
+def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config_of):
+    task = build_task(config_of())
+    first, _ = go("s0", "train.seed=0", task=task)
+    second, _ = go("s1", "train.seed=1", task=task)
+    assert bits(first.state.params) != bits(second.state.params)
+    assert task.train.step._cache_size() == 1
+
+
+def test_a_clipped_run_says_so_once(go):
+    _, folder = go("a", "guards.0.max_norm=1e-3")
+    rows = read_lines(folder / "health.jsonl")
+    assert sum(bool(row["alerts"]) for row in rows) == 40
+    (event,) = events(folder, "alert")
+    assert (event["step"], event["alert"], event["leaf"]) == (0, "clipped", None)
+
+
+def test_a_non_finite_batch_is_logged_as_strict_json_with_its_cause(go):
+    result, folder = go("a", "model.bad_from=7", "model.bad_until=9")
+    rows = read_lines(folder / "health.jsonl")
+    assert [row["step"] for row in rows if not row["accepted"]] == [7, 8]
+    assert rows[7]["loss"] == "nan"
+    alerts = [e for e in events(folder, "alert") if e["alert"] == "nonfinite_loss"]
+    assert [(e["step"], e["component"]) for e in alerts] == [(7, "raw/error")]
+    assert result.alerts["nonfinite_loss"] == 2
+    assert not result.diverged
+
+
+def test_an_unguarded_run_that_turned_nan_finishes_as_diverged(go):
+    result, folder = go("a", "guards=null", "model.bad_from=5")
+    assert result.diverged
+    assert read_lines(folder / "health.jsonl")[-1]["loss"] == "nan"
+    again, _ = go("a", "guards=null", "model.bad_from=5")
+    assert again.diverged
+
+
+def test_a_halted_run_names_step_component_and_leaf(go):
+    overrides = (
+        "model.bad_from=25",
+        "guards=[{kind: skip_nonfinite, max_consecutive: 5}]",
+    )
+    with pytest.raises(TrainingHalted, match="raw/error") as caught:
+        go("a", *overrides)
+    halted = caught.value
+    assert (halted.step, halted.component, halted.leaf) == (29, "raw/error", "b")
+    with pytest.raises(TrainingHalted):  # from the checkpoint at 20, the same again
+        _, folder = go("a", *overrides)
+
+
+def test_a_halted_run_leaves_its_rows_its_record_and_a_good_checkpoint(go, tmp_path):
+    guards = "guards=[{kind: skip_nonfinite, max_consecutive: 5}]"
+    with pytest.raises(TrainingHalted):
+        go("a", "model.bad_from=25", guards)
+    folder = tmp_path / "runs" / "a"
+    rows = read_lines(folder / "health.jsonl")
+    assert [row["step"] for row in rows] == list(range(30))
+    assert [bool(row["halted"]) for row in rows[-2:]] == [False, True]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000020"]
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "halted"
+    assert len(list((folder / "crash").iterdir())) == 1
+
+
+def test_a_loader_that_raises_keeps_its_message_the_log_and_the_checkpoint(
+    go, tmp_path
+):
+    straight, straight_folder = go("straight")
+    with pytest.raises(StopIteration, match="the loader broke"):
+        go("a", "model.raise_at=27")
+    folder = tmp_path / "runs" / "a"
+    assert [r["step"] for r in read_lines(folder / "health.jsonl")] == list(range(27))
+    record = json.loads((folder / "crash" / "00000027.json").read_text())
+    assert (record["exception"], record["step"]) == ("StopIteration", 27)
+    assert record["config"]["model"]["raise_at"] == 27
+    assert record["last_rows"][-1]["step"] == 26
+    assert "batch_at" in record["traceback"]
+    # The fixed loader is a changed configuration, so the resumed run shares its bits
+    # only if the model option is put back by hand.
+    text = (
+        (folder / "config.yaml").read_text().replace("raise_at: 27", "raise_at: null")
+    )
+    (folder / "config.yaml").write_text(text)
+    again, _ = go("a")
+    assert bits(again.state) == bits(straight.state)
+    assert health(folder) == health(straight_folder)
+
+
+def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
+    go, tmp_path, monkeypatch
+):
+    def full(path):
+        if "00000040" in str(path):
+            raise OSError(28, "No space left on device")
+
+    straight, straight_folder = go("straight")
+    with monkeypatch.context() as patch:
+        patch.setattr("stabjax.run.checkpoints.seal", full)
+        with pytest.raises(OSError, match="No space left"):
+            go("b")
+    folder = tmp_path / "runs" / "b"
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_current_step_and_the_run_goes_on_from_there(
+    go, tmp_path, config_of, number
+):
+    straight, straight_folder = go("straight")
+    task = build_task(config_of())
+    seen = []
+
+    def batch_at(position):
+        seen.append(position)
+        if position == 16:
+            for _ in range(3):
+                os.kill(os.getpid(), number)
+        return task.batch_at(position)
+
+    import dataclasses
+
+    with pytest.raises(Preempted) as caught:
+        go("a", task=dataclasses.replace(task, batch_at=batch_at))
+    assert caught.value.exit_code == 128 + number
+    assert caught.value.step == 17
+    folder = tmp_path / "runs" / "a"
+    assert (folder / "checkpoints" / "00000017").is_dir()
+    again, _ = go("a", task=task)
+    assert bits(again.state) == bits(straight.state)
+    assert health(folder) == health(straight_folder)
+    assert [e["step"] for e in events(folder, "preempted")] == [17]
+
+
+def test_a_thread_may_train_without_touching_signal_handlers(go):
+    before = signal.getsignal(signal.SIGTERM)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(go("a")))
+    thread.start()
+    thread.join()
+    assert found[0][0].steps == 40
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_handlers_are_put_back(go):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    go("a")
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_run_on_the_folder_is_refused(go, tmp_path):
+    _, folder = go("a")
+    before = sorted(p.name for p in folder.rglob("*"))
+    with lock.hold(folder), pytest.raises(lock.RunLocked):
+        go("a", "train.steps=80")
+    assert sorted(p.name for p in folder.rglob("*")) == before
+
+
+def test_a_changed_configuration_is_refused_on_resume(go):
+    go("a")
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: 0\.05 -> 0\.1"):
+        go("a", "optimizer.learning_rate=0.1")
+    with pytest.raises(ConfigError, match=r"train\.steps must be at least 40"):
+        go("a", "train.steps=39")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["guards=[{kind: clip_by_group_norm, max_norm: 1, groups: [nowhere]}]"],
+        ["guards=[{kind: skip_nonfinite, on_exhausted: roll_back}]"],
+    ],
+)
+def test_pieces_that_do_not_fit_are_refused_before_anything_is_created(
+    go, tmp_path, overrides
+):
+    with pytest.raises(ConfigError, match=r"line\.yaml"):
+        go("a", *overrides)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tensorboard_gets_every_step(go):
+    pytest.importorskip("tensorboardX")
+    _, folder = go("a", tensorboard=True)
+    (file,) = (folder / "tensorboard").iterdir()
+    assert file.stat().st_size > 40 * 20
+
+
+def test_missing_tensorboard_is_a_clear_error_before_anything_is_created(
+    go, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(ConfigError, match=r"pip install 'stabjax\[tensorboard\]'"):
+        go("a", tensorboard=True)
+    assert not (tmp_path / "runs").exists()
