@@ -5,8 +5,8 @@ is not there. The unit of traffic is N, the bytes of the parameters.
 """
 
 import dataclasses
+import itertools
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +25,7 @@ def mlp() -> dict[str, Any]:
     """Return the shapes of a multilayer perceptron: 1.2 M parameters, 8 leaves."""
     widths = (784, 1024, 384, 64, 10)
     tree = {}
-    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
         tree[f"layer{i}"] = {"kernel": _f32(rows, columns), "bias": _f32(columns)}
     return tree
 
@@ -142,9 +142,10 @@ def compile_for(
     """Compile a step for the shapes of ``tree``, on the devices of ``sharding``."""
     state = jax.eval_shape(program.init, tree)
     if sharding is not None:
-        place = lambda leaf: jax.ShapeDtypeStruct(  # noqa: E731
-            leaf.shape, leaf.dtype, sharding=sharding
-        )
+
+        def place(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
         state, tree = jax.tree.map(place, (state, tree))
     return jax.jit(program.step, donate_argnums=0).lower(state, tree).compile()
 
@@ -154,8 +155,3 @@ def accessed(compiled: jax.stages.Compiled) -> float:
     analysis = compiled.cost_analysis()
     assert analysis is not None
     return float(analysis["bytes accessed"])
-
-
-def count(text: str, operation: str) -> int:
-    """Return how often an operation stands in the text of a program."""
-    return len(re.findall(rf"= \S+ {operation}\(|\) {operation}\(", text))

@@ -20,13 +20,15 @@ class Telemetry:
     """The last rows; the row of step ``s`` is ``s % window``.
 
     Attributes:
-        floats: Float columns.
-        ints: Int columns; ``step`` is -1 in a row never written.
+        floats: Float columns, float32 ``[window, floats]``.
+        ints: Int columns, int32 ``[window, ints]``; ``step`` is -1 in a row never
+            written.
         schema: Static names of the columns.
     """
 
-    floats: Float[Array, "window floats"]
-    ints: Int[Array, "window ints"]
+    # Not annotated as arrays: JAX rebuilds trees with placeholders in them.
+    floats: Any
+    ints: Any
     schema: TelemetrySchema = dataclasses.field(metadata={"static": True})
 
 

@@ -1,0 +1,89 @@
+"""Compile the optimizer step for a GPU and a TPU that are not there, and count.
+
+    python benchmarks/ahead_of_time.py gpu mlp transformer
+
+Needs the compilers, which are wheels and need no device (`make aot` installs them
+into build/aot, apart from the environment):
+
+    pip install --no-deps --target build/aot \
+        jax-cuda12-plugin==<jax version> jax-cuda12-pjrt==<jax version> libtpu
+
+Prints one JSON object per tree. Bytes are in units of N, the bytes of the
+parameters: on the GPU counted from the program, on the TPU as XLA says.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+WHEELS = pathlib.Path(os.environ.get("STABJAX_AOT", HERE.parent / "build" / "aot"))
+sys.path[:0] = [str(HERE), str(WHEELS)]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import hlo  # noqa: E402
+import jax  # noqa: E402
+import programs  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+
+# What XLA wants to know of the GPU it compiles for: an H200.
+_H200 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98
+  device_memory_size: 150754820096 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 7 }
+runtime_version { major: 12 minor: 8 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+
+
+def sharding(target: str) -> jax.sharding.Sharding:
+    """Return the sharding that places everything on one device of the target."""
+    if target == "gpu":
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=_H200, topology="1x1x1"
+        )
+    else:
+        topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
+    mesh = jax.sharding.Mesh([topology.devices[0]], ("device",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def measure(target: str, tree_name: str) -> dict[str, dict[str, float]]:
+    """Compile every program for the target and count."""
+    tree = programs.TREES[tree_name]()
+    unit = programs.bytes_of(tree)
+    placed = sharding(target)
+    rows = {}
+    for name, program in programs.programs("select").items():
+        compiled = programs.compile_for(program, tree, placed)
+        counts = hlo.traffic(compiled.as_text())
+        moved = counts.bytes if target == "gpu" else programs.accessed(compiled)
+        rows[name] = counts._asdict() | {"bytes": round(moved / unit, 4)}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", choices=("gpu", "tpu"))
+    parser.add_argument("trees", nargs="+", choices=sorted(programs.TREES))
+    arguments = parser.parse_args()
+    for tree in arguments.trees:
+        rows = measure(arguments.target, tree)
+        record = {"target": arguments.target, "tree": tree, "jax": jax.__version__}
+        print(json.dumps(record | {"programs": rows}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

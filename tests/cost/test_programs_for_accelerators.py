@@ -1,0 +1,84 @@
+"""What the guards cost on a GPU and a TPU, compiled ahead of time without one."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import hlo
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+WHEELS = pathlib.Path(os.environ.get("STABJAX_AOT", ROOT / "build" / "aot"))
+CLIP = "clip+adamw"
+
+
+def compiled_for(target, tree):
+    """Run the benchmark in a process of its own: the plugins stay out of ours."""
+    needed = "jax_plugins/xla_cuda12" if target == "gpu" else "libtpu"
+    if not (WHEELS / needed).exists():
+        pytest.skip(f"no compiler for {target} in {WHEELS}; `make aot` installs it")
+    script = ROOT / "benchmarks" / "ahead_of_time.py"
+    done = subprocess.run(
+        [sys.executable, script, target, tree],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"STABJAX_AOT": str(WHEELS), "XLA_FLAGS": ""},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])["programs"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpu_program_of_8_leaves_has_few_kernels_and_no_conditional():
+    found = compiled_for("gpu", "mlp")
+    assert found["adamw"]["bytes"] == pytest.approx(7.0, rel=1e-3)
+    assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
+    assert found["guarded"]["kernels"] <= found[CLIP]["kernels"] + 6
+    assert found["guarded"]["conditionals"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpu_program_of_150_leaves_has_no_more_kernels_than_clipping_alone():
+    found = compiled_for("gpu", "transformer")
+    assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
+    assert found["guarded"]["kernels"] <= found[CLIP]["kernels"]
+    assert found["guarded"]["conditionals"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpu_program_of_300_tiny_leaves_has_far_fewer_kernels():
+    found = compiled_for("gpu", "tiny300")
+    assert found["guarded"]["kernels"] <= 0.6 * found[CLIP]["kernels"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_tpu_program_moves_no_more_than_clipping_and_has_no_conditional():
+    found = compiled_for("tpu", "mlp")
+    assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
+    assert found["guarded"]["conditionals"] == 0
+
+
+def test_bytes_are_read_from_a_program_as_a_person_would():
+    text = """HloModule m
+%fused (p0: f32[8,4], p1: f32[4]) -> f32[4] {
+  %p0 = f32[8,4]{1,0} parameter(0)
+  %slice.1 = f32[1,4]{1,0} slice(%p0), slice={[0:1], [0:4]}
+  %bitcast.1 = f32[4]{0} bitcast(%slice.1)
+  %p1 = f32[4]{0} parameter(1)
+  ROOT %add.1 = f32[4]{0} add(%bitcast.1, %p1)
+}
+ENTRY %main (a: f32[8,4], b: f32[4]) -> f32[4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %f = f32[4]{0} fusion(%a, %b), kind=kLoop, calls=%fused
+  ROOT %c = f32[4]{0} copy(%f)
+}
+"""
+    assert hlo.traffic(text) == hlo.Traffic(1, 1, 0, 16 * 3 + 2 * 16)
