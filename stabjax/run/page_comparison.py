@@ -8,10 +8,9 @@ from stabjax.run import page_events
 from stabjax.run.page_numbers import NOTHING, Cell
 from stabjax.run.page_panels import Panel, Strip, panels, strips
 from stabjax.run.page_records import RunRecord, read_object, read_run
-from stabjax.run.page_single import MOST_ROWS, flatten
+from stabjax.run.page_single import FACTS, MOST_ROWS, flatten
 
 MOST_SLOTS = 8  # colors that can be told apart
-FACTS = ("versions", "hardware")
 DEFAULT_CURVES = ("loss", "grad_norm", "gradient_scale")
 
 
@@ -72,7 +71,7 @@ def comparison(folder: pathlib.Path) -> dict[str, Any]:
         "reading": _by_arm(data.get("reading"), [arm.name for arm in main]),
         "last_step": last,
         "events": _events(arms),
-        "facts": flatten({k: data[k] for k in FACTS if isinstance(data.get(k), dict)}),
+        "facts": flatten({k: data[k] for k in FACTS if k in data}),
         "seeds": ", ".join(str(seed) for seed in _list(data.get("seeds"))),
         "config_text": text.read_text("utf-8", "replace") if text.is_file() else "",
         "command": str(data.get("command") or ""),
@@ -106,7 +105,7 @@ def _arm(folder: pathlib.Path, arm: dict[str, Any], problems: list[str]) -> Arm:
         runs.append((label, run))
     cells = [Cell.from_json(cell).lines() for cell in _list(arm.get("cells"))]
     overrides = [str(override) for override in _list(arm.get("overrides"))]
-    return Arm(str(arm.get("name")), 0, overrides, _outcome(runs), cells, runs)
+    return Arm(str(arm.get("name")), 0, overrides, ended(runs), cells, runs)
 
 
 def _found(folder: pathlib.Path) -> list[Arm]:
@@ -117,11 +116,11 @@ def _found(folder: pathlib.Path) -> list[Arm]:
     ):
         seeds = sorted(path for path in place.glob("seed*") if path.is_dir())
         runs = [(path.name.removeprefix("seed"), read_run(path)) for path in seeds]
-        arms.append(Arm(place.name, 0, [], _outcome(runs), [], runs))
+        arms.append(Arm(place.name, 0, [], ended(runs), [], runs))
     return arms
 
 
-def _outcome(runs: list[tuple[str, RunRecord]]) -> str:
+def ended(runs: list[tuple[str, RunRecord]]) -> str:
     """Say how an arm's seeds ended, in one phrase."""
     ends = [(page_events.outcome(run), seed) for seed, run in runs]
     finished = [seed for end, seed in ends if end == "finished"]

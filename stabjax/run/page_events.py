@@ -138,6 +138,8 @@ def outcome(run: RunRecord) -> str:
     """Say how the run ended, from its events and its last step."""
     for event in reversed(run.events):
         kind = kind_of(event)
+        if kind == "finished" and event.get("diverged"):
+            return "diverged"
         if kind in ("halted", "failed"):
             step = step_of({"step": event.get("at")}) if "at" in event else None
             step = step_of(event) if step is None else step

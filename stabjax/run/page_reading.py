@@ -48,13 +48,13 @@ def read_figures(
 
 
 def _ending(runs: list[RunRecord]) -> list[str]:
-    """Tell of runs that did not reach their last step."""
+    """Tell of runs that stopped early, or ended without training."""
     endings = [outcome(run) for run in runs]
     early = [ending for ending in endings if ending != "finished"]
     if not early:
         return []
     which = ", ".join(dict.fromkeys(early))
-    return [f"{len(early)} of {len(runs)} seeds did not finish ({which})."]
+    return [f"{len(early)} of {len(runs)} seeds did not end well ({which})."]
 
 
 def _finiteness(runs: list[RunRecord]) -> list[str]:

@@ -1,6 +1,7 @@
 """The contents of the page of one run."""
 
 import pathlib
+import shlex
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,16 @@ def single_run(folder: pathlib.Path) -> dict[str, Any]:
         ],
         "facts": facts_of(run),
         "config_text": run.config_text,
-        "command": f"stabjax train {folder.name}/config.yaml" if run.config else "",
+        "command": _command(name) if run.config else "",
         "problems": run.problems,
     }
+
+
+def _command(name: str) -> str:
+    # Under another name: under its own, the same command would resume it.
+    return shlex.join(
+        ["stabjax", "train", f"{name}/config.yaml", "--name", f"{name}-again"]
+    )
 
 
 def subtitle(run: RunRecord) -> str:

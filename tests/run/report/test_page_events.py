@@ -34,6 +34,7 @@ def test_an_event_counts_each_step_of_its_alert_and_leaf(tmp_path):
 @pytest.mark.parametrize(
     ("event", "said"),
     [({"event": "halted", "step": 6, "at": 4}, "halted at step 4"),
+     ({"event": "finished", "step": 6, "diverged": True}, "diverged"),
      ({"event": "failed", "step": 6}, "failed at step 6"),
      ({"event": "preempted", "step": 6}, "stopped after 6 of 10 steps")],
 )  # fmt: skip

@@ -64,4 +64,4 @@ def test_an_arm_without_any_figure_says_nothing(tmp_path):
     sentences = read_figures(
         {"a": [read_run(tmp_path)]}, {"match": {"a": Cell((), ())}}
     )
-    assert sentences == ["a: 1 of 1 seeds did not finish (no step recorded)."]
+    assert sentences == ["a: 1 of 1 seeds did not end well (no step recorded)."]
