@@ -4,8 +4,7 @@ Two forms of the same function. *Select* computes everything and selects: on GPU
 TPU that is one read and one write of each buffer, and nothing waits for the host.
 *Branch* runs the inner optimizer inside a conditional: on CPU, where XLA does not
 fuse several outputs, selecting would keep the old and the new state alive. Its
-loop runs once for an accepted step, never for a refused one, and twice in the rare
-case that the sum of squares overflowed and has to be taken again in another unit.
+loop judges, and then applies what was accepted.
 """
 
 import dataclasses
@@ -27,6 +26,7 @@ from stabjax.core.measure import (
     sums_in_both_units,
     sums_of_squares,
 )
+from stabjax.core.packing import pack, unpack
 from stabjax.types import (
     Alert,
     Flag,
@@ -41,7 +41,7 @@ from stabjax.types import (
 Form = Literal["select", "branch"]
 FiniteCheck = Literal["outcome", "headroom"]
 # The phases of the branch form.
-_DONE, _APPLY, _REMEASURE = 0, 1, 2
+_JUDGE, _APPLY, _DONE = 0, 1, 2
 
 
 class Trial(NamedTuple):
@@ -168,25 +168,27 @@ class Applier:
 
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
         plain = sums_of_squares(trial.gradients)
-        states, decision, stats = self._judge(trial, core, Sums(plain, None))
-        phase = jnp.where(
-            is_ambiguous(plain) & stats.loss_finite & stats.components_finite,
-            jnp.int32(_REMEASURE),
-            _apply_if(decision.accept),
+        # What is judged crosses the loop as two vectors, not as eighty scalars.
+        shapes = jax.eval_shape(
+            lambda: self._judge(trial, core, Sums(plain, jnp.ones_like(plain)))
         )
-        judged = (states, decision, stats)
-        applied = jnp.zeros((), jnp.bool_)
 
-        def remeasure(judged: Any, applied: Flag, params: Params, inner: PyTree):
-            del judged
-            small = sums_of_squares(trial.gradients, SMALL_UNIT)
-            again = self._judge(trial, core, Sums(plain, small))
-            return _apply_if(again[1].accept), again, applied, params, inner
+        def decide(judged, applied, params, inner):
+            small = jax.lax.cond(
+                is_ambiguous(plain),
+                lambda: sums_of_squares(trial.gradients, SMALL_UNIT),
+                # Infinite: what is not measured proves nothing finite.
+                lambda: jnp.full_like(plain, jnp.inf),
+            )
+            judged = self._judge(trial, core, Sums(plain, small))
+            go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
+            return go_on, pack(judged), applied, params, inner
 
-        def apply(judged: Any, applied: Flag, params: Params, inner: PyTree):
+        def apply(judged, applied, params, inner):
             del applied
             now = trial._replace(params=params, inner=inner)
-            new_params, new_inner, fine = self._update(now, judged[1])
+            _, decision, _ = unpack(judged, shapes)
+            new_params, new_inner, fine = self._update(now, decision)
             if self.finite_check == "outcome":
                 new_params = select(fine, new_params, params)
                 new_inner = select(fine, new_inner, inner)
@@ -194,11 +196,16 @@ class Applier:
 
         def body(carry: Any):
             phase, *rest = carry
-            return jax.lax.cond(phase == _APPLY, apply, remeasure, *rest)
+            # Both in one conditional, so that the large buffers are updated in
+            # place, and the pass over them for overflow costs nothing where rare.
+            return jax.lax.cond(phase == _APPLY, apply, decide, *rest)
 
-        carry = (phase, judged, applied, trial.params, trial.inner)
+        judged = pack(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        nothing = jnp.zeros((), jnp.bool_)
+        carry = (jnp.int32(_JUDGE), judged, nothing, trial.params, trial.inner)
         carry = jax.lax.while_loop(lambda c: c[0] != _DONE, body, carry)
-        _, (states, decision, stats), applied, params, inner = carry
+        _, judged, applied, params, inner = carry
+        states, decision, stats = unpack(judged, shapes)
         return _outcome(params, inner, applied, stats, decision, core, states)
 
 
@@ -208,10 +215,6 @@ def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
     decision = decision._replace(alerts=alerts)
     core = judging.advance(core, states, decision, applied)
     return Outcome(params, inner, applied, stats, decision, core)
-
-
-def _apply_if(accept: Flag) -> jax.Array:
-    return jnp.where(accept, jnp.int32(_APPLY), jnp.int32(_DONE))
 
 
 def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:

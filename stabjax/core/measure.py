@@ -124,7 +124,7 @@ def _both_sums(leaf: Array, spread: bool) -> tuple[Array, ...]:
 
 def is_ambiguous(plain: Float[Array, " leaves"]) -> Flag:
     """Return whether an infinite sum may be the overflow of a finite gradient."""
-    return jnp.any(jnp.isinf(plain)) & ~jnp.any(jnp.isnan(plain))
+    return jnp.isinf(jnp.sum(plain))
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:
