@@ -8,11 +8,10 @@ Everything heavy is imported inside a command, so that ``--help`` is instant.
 """
 
 import argparse
-import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stabjax._version import __version__
@@ -49,15 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(wrong or extra)}")
     if extra:
         options.overrides = [*options.overrides, *extra]
-    with _stopping() as stop:
-        return _guarded(options, stop)
+    return _guarded(options)
 
 
-def _guarded(options: argparse.Namespace, stop: Any) -> int:
+def _guarded(options: argparse.Namespace) -> int:
     from stabjax.config.errors import ConfigError
 
     try:
-        return options.command(options, stop)
+        return options.command(options)
+    except KeyboardInterrupt:
+        return _complain("stopped by Ctrl-C", 130)
     except ConfigError as error:
         return _complain(error, USAGE)
     except BrokenPipeError:  # `stabjax list | head`
@@ -88,15 +88,6 @@ def _failure(error: Exception) -> int:
 def _complain(message: object, code: int) -> int:
     print(f"stabjax: {message}", file=sys.stderr, flush=True)
     return code
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[Any]:
-    # From the first moment on: a signal while jax is being imported is not lost.
-    from stabjax.run.signals import StopRequest
-
-    with StopRequest() as stop:
-        yield stop
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,15 +147,21 @@ def _configured(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _list(options: argparse.Namespace, stop: Any) -> int:
-    del stop
+def _list(options: argparse.Namespace) -> int:
     from stabjax.run.catalog import describe
 
     print(describe(options.what))
     return FINISHED
 
 
-def _train(options: argparse.Namespace, stop: Any) -> int:
+def _train(options: argparse.Namespace) -> int:
+    from stabjax.run.signals import StopRequest
+
+    with StopRequest() as stop:  # from here on: a signal while jax loads is not lost
+        return _train_until(options, stop)
+
+
+def _train_until(options: argparse.Namespace, stop: Any) -> int:
     from stabjax.config import load
     from stabjax.run.catalog import find_config
     from stabjax.run.folder import check_folder, check_name
@@ -209,13 +206,12 @@ def _dry_run(config: Any, folder: pathlib.Path) -> int:
     return FINISHED
 
 
-def _compare(options: argparse.Namespace, stop: Any) -> int:
+def _compare(options: argparse.Namespace) -> int:
     from stabjax.config import load
     from stabjax.run.catalog import find_config
     from stabjax.run.compare import compare
     from stabjax.run.folder import check_name
 
-    del stop
     seeds = _seeds(options.seeds)
     path = find_config(options.config)
     check_name(path.stem)
@@ -235,11 +231,10 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(word) for word in words)
 
 
-def _report(options: argparse.Namespace, stop: Any) -> int:
+def _report(options: argparse.Namespace) -> int:
     from stabjax.config.errors import ConfigError
     from stabjax.run.report import write_report
 
-    del stop
     folder = pathlib.Path(options.run)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such run folder.")

@@ -46,10 +46,11 @@ def bind(
         >>> def clip(*, max_norm: float = 1.0): return max_norm
         >>> bind({"clip": clip}, {"kind": "clip", "max_norm": 2})
         2.0
-        >>> bind({"clip": clip}, {"kind": "clip", "maxnorm": 2}, path="guards.0")
-        Traceback (most recent call last):
-        stabjax.config.errors.ConfigError: config: guards.0.maxnorm is not an option of
-        clip; did you mean 'max_norm'?
+        >>> try:
+        ...     bind({"clip": clip}, {"kind": "clip", "maxnorm": 2})
+        ... except ConfigError as error:
+        ...     print(error)
+        config: maxnorm is not an option of clip; did you mean 'max_norm'?
     """
     kind, factory, options = resolve(
         registry, entry, source=source, path=path, given=tuple(extra)

@@ -104,9 +104,11 @@ def loads(
         ConfigError: Whatever is wrong with the text, an override or a value.
 
     Example:
-        >>> loads("model: {name: cmt}")  # doctest: +IGNORE_EXCEPTION_DETAIL
-        Traceback (most recent call last):
-        stabjax.config.errors.ConfigError: config: model.name 'cmt' is unknown
+        >>> try:
+        ...     loads("model: {name: cmt}")
+        ... except ConfigError as error:
+        ...     print(error)
+        config: model.name 'cmt' is unknown; did you mean 'ctm'?
     """
     document = parse(text, source)
     if not isinstance(document, dict):
@@ -135,7 +137,9 @@ def effective(config: RunConfig) -> str:
     """Return YAML text with every default written out; it loads to the same settings.
 
     Example:
-        >>> effective(loads(effective(config)))  # doctest: +SKIP
+        >>> config = loads("model: {name: ctm}")
+        >>> loads(effective(config)).model == config.model
+        True
     """
     return dump(effective_data(config))
 

@@ -21,6 +21,7 @@ class AlertLog:
         leaves: Names of the parameter leaves.
         components: Names of the loss components.
         last_seen: What `state` returned, to go on after a resume.
+        counts: Steps per alert name until then.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class AlertLog:
         leaves: Sequence[str] = (),
         components: Sequence[str] = (),
         last_seen: Iterable[Sequence[int]] = (),
+        counts: Mapping[str, int] | None = None,
     ):
         self._names = names
         self._explain = explain
@@ -38,7 +40,7 @@ class AlertLog:
         self._last: dict[Key, int] = {
             (bit, leaf, component): step for bit, leaf, component, step in last_seen
         }
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, int] = dict(counts or {})
 
     def see(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the events that a telemetry row starts.

@@ -1,5 +1,6 @@
 """What there is to choose from: models, shipped configurations, registered names."""
 
+import contextlib
 import inspect
 import pathlib
 from collections.abc import Callable, Mapping
@@ -38,12 +39,11 @@ def find_config(name: str) -> pathlib.Path:
     Raises:
         ConfigError: If there is none; names the nearest.
     """
-    try:
-        path = pathlib.Path(name)
-        if path.exists():
-            return path
-    except (OSError, ValueError):
-        raise ConfigError(f"configuration {show(name)} cannot be read.") from None
+    path = pathlib.Path(name)
+    if _is(path.is_file):
+        return path
+    if _is(path.exists):
+        raise ConfigError(f"configuration {show(name)} is not a file.")
     found = configs()
     stem = name.removesuffix(".yaml").removeprefix("configs/")
     for candidate in (stem, f"{stem}_cpu"):
@@ -53,6 +53,12 @@ def find_config(name: str) -> pathlib.Path:
         f"configuration {show(name)} not found: not a file, and not in "
         f"configs/{nearest(stem, found)}"
     )
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # a name too long, or with a NUL
+        return test()
+    return False
 
 
 def describe(what: str | None = None) -> str:

@@ -71,6 +71,7 @@ class Journal:
             "health_bytes": self._health.size,
             "events_bytes": self._events.size,
             "alerts_seen": self.alerts.state(),
+            "alert_counts": self.alerts.counts,
         }
 
     def begin(self, config: RunConfig, *, resumed: bool, step: int) -> None:
@@ -144,6 +145,7 @@ def open_journal(
         leaves=schema.leaves,
         components=schema.components,
         last_seen=mark.get("alerts_seen", ()),
+        counts=mark.get("alert_counts"),
     )
     sinks: tuple[Sink, ...] = ()
     if tensorboard:

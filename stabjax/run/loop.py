@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ class RunResult:
         steps: Steps attempted since the start of the run.
         state: The final train state.
         evaluation: Scores of the last evaluation.
-        alerts: Alert name to the number of steps that raised it, in this process.
+        alerts: Alert name to the number of steps that raised it.
         seconds: Wall-clock time of this process's part [s].
         diverged: The last loss was not finite, or no step of the last window was
             applied: finished, but not trained.
@@ -90,7 +91,9 @@ def train(
         if existed:  # first of all: a second writer is refused before it does any work
             stack.enter_context(lock.hold(path))
             check_config(path, config)
+        stop.answer()
         task = task or build_task(config)
+        stop.answer()
         init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
         state = first_state(task, init_key, run_key, config)
         if not existed:
@@ -124,18 +127,21 @@ class _Run:
         self.step = 0
         self.saved: int | None = None
         self.evaluated: tuple[int, dict[str, float]] | None = None
-        self.recent: collections.deque[dict[str, Any]] = collections.deque(
-            maxlen=min(config.train.window, 50)
-        )
+        self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=50)
         self.ring = state.telemetry.ints.shape[0]
         self.backlog = Backlog(most=2 * self.ring)
         self.started = time.monotonic()
-        self.journal: Journal | None = None
+        self.skipped: list[str] = []
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints", config.train.keep, self.skipped.append
+        )
+        self.journal = self._resume()
+        self.late = LateFetch(task.train.schema(self.state), self.step)
 
     def go(self) -> RunResult:
-        """Resume, train, and record how it ended."""
+        """Train, and record how it ended."""
         try:
-            self._resume()
+            self._begin()
             self._steps()
             return self._finish()
         except Preempted as error:
@@ -157,16 +163,10 @@ class _Run:
             self._record(error)
             raise
         finally:
-            if self.journal is not None:
-                with contextlib.suppress(OSError):
-                    self.journal.close()
+            with contextlib.suppress(OSError):
+                self.journal.close()
 
-    def _resume(self) -> None:
-        train = self.config.train
-        skipped: list[str] = []
-        self.checkpoints = Checkpoints(
-            self.folder / "checkpoints", train.keep, skipped.append
-        )
+    def _resume(self) -> Journal:
         found = self.checkpoints.restore_latest(self.state)
         extra: dict[str, Any] = {}
         if found is not None:
@@ -175,24 +175,26 @@ class _Run:
             if extra["evaluated"]:
                 step, scores = extra["evaluated"]
                 self.evaluated = step, {k: float(v) for k, v in scores.items()}
-        if self.step > train.steps:
+        if self.step > self.config.train.steps:
             raise ConfigError(
                 f"{self.config.source}: train.steps must be at least {self.step}, the "
-                f"steps already done in {self.folder}, got {train.steps}."
+                f"steps already done in {self.folder}, got {self.config.train.steps}."
             )
         schema = self.task.train.schema(self.state)
-        self.journal = open_journal(
+        return open_journal(
             self.folder, schema, extra, step=self.step, tensorboard=self.tensorboard
         )
-        self.late = LateFetch(schema, self.step)
-        for message in skipped:
+
+    def _begin(self) -> None:
+        for message in self.skipped:
             self.show.say(f"stabjax: {message}")
             self.journal.event("checkpoint_damaged", self.step, message=message)
         self.recent.extend(last_rows(self.folder))
-        self.journal.begin(self.config, resumed=found is not None, step=self.step)
-        if found is not None:
+        resumed = self.saved is not None
+        self.journal.begin(self.config, resumed=resumed, step=self.step)
+        if resumed:
             self.show.say(f"resuming {self.folder} after step {self.step}")
-        self.show.start(self.step, train.steps)
+        self.show.start(self.step, self.config.train.steps)
 
     def _steps(self) -> None:
         train, task = self.config.train, self.task
@@ -200,7 +202,8 @@ class _Run:
             if self.stop.signal is not None:
                 self._save()
                 raise Preempted(self.stop.signal, self.step)
-            batch = task.batch_at(self.step)
+            with self._saving_on_failure():
+                batch = task.batch_at(self.step)
             # One program for every step: a scan over a window is another program, with
             # other rounding, and a resume in mid-window would no longer be bit-exact.
             self.state, row = task.train.step(self.state, batch, self.key)
@@ -214,7 +217,7 @@ class _Run:
                 self._save()  # the last one is saved after the last evaluation
 
     def _log(self, rows: list[dict[str, Any]]) -> None:
-        journal = _present(self.journal)
+        journal = self.journal
         for number, row in enumerate(rows):
             journal.row(row)
             self.recent.append(row)
@@ -233,18 +236,27 @@ class _Run:
 
     def _evaluate(self) -> None:
         self._settle()
-        scores = {k: float(v) for k, v in self.task.evaluate(self.state).items()}
+        with self._saving_on_failure():
+            scores = {k: float(v) for k, v in self.task.evaluate(self.state).items()}
         self.evaluated = (self.step, scores)
-        _present(self.journal).event("evaluation", self.step, scores=scores)
+        self.journal.event("evaluation", self.step, scores=scores)
+
+    @contextlib.contextmanager
+    def _saving_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # a fault of data or scoring must not cost the steps done
+            with contextlib.suppress(OSError):
+                self._save()
+            raise
 
     def _save(self) -> None:
         self._settle()
         if self.saved == self.step:
             return
-        journal = _present(self.journal)
-        journal.event("checkpoint", self.step)
-        journal.flush(durable=True)
-        extra = {**journal.mark(), "evaluated": self.evaluated}
+        self.journal.event("checkpoint", self.step)
+        self.journal.flush(durable=True)
+        extra = {**self.journal.mark(), "evaluated": self.evaluated}
         self.checkpoints.save(self.step, self.state, extra)
         self.saved = self.step
 
@@ -252,24 +264,21 @@ class _Run:
         if self.evaluated is None or self.evaluated[0] != self.step:
             self._evaluate()
         self._save()
-        rows = list(self.recent)
-        journal = _present(self.journal)
         result = RunResult(
             folder=self.folder,
             steps=self.step,
             state=self.state,
             evaluation=self.evaluated[1] if self.evaluated else {},
-            alerts=dict(journal.alerts.counts),
+            alerts=dict(self.journal.alerts.counts),
             seconds=time.monotonic() - self.started,
-            diverged=diverged(rows),
+            diverged=diverged(list(self.recent)),
         )
         self._end("finished", diverged=result.diverged)
         return result
 
     def _end(self, outcome: str, **details: Any) -> None:
-        if self.journal is not None:
-            seconds = time.monotonic() - self.started
-            self.journal.end(outcome, self.step, seconds, **details)
+        seconds = time.monotonic() - self.started
+        self.journal.end(outcome, self.step, seconds, **details)
 
     def _record(self, error: BaseException) -> None:
         crash.write(
@@ -283,8 +292,3 @@ class _Run:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _present(journal: Journal | None) -> Journal:
-    assert journal is not None
-    return journal

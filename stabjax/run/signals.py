@@ -21,7 +21,10 @@ class Preempted(Exception):
         self.step = step
         self.exit_code = 128 + number
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} after step {step}; resume continues here")
+        when = (
+            f"after {step} steps, which are saved" if step else "before the first step"
+        )
+        super().__init__(f"stopped by {name} {when}")
 
 
 class StopRequest:
@@ -58,8 +61,13 @@ class StopRequest:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before.clear()
 
+    def answer(self) -> None:
+        """Raise `Preempted` if a signal has come, before there is anything to save."""
+        if self.signal is not None:
+            raise Preempted(self.signal, 0)
+
     def _remember(self, number: int, frame: Any) -> None:
         del frame
         if self.signal is None:
             self.signal = number
-            os.write(2, b"\nstopping: the current step is being saved\n")
+            os.write(2, b"\nstopping after the current step\n")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -102,11 +103,15 @@ def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config
 
 
 def test_a_clipped_run_says_so_once(go):
-    _, folder = go("a", "guards.0.max_norm=1e-3")
+    result, folder = go("a", "guards.0.max_norm=1e-3")
     rows = read_lines(folder / "health.jsonl")
     assert sum(bool(row["alerts"]) for row in rows) == 40
     (event,) = events(folder, "alert")
     assert (event["step"], event["alert"], event["leaf"]) == (0, "clipped", None)
+    assert result.alerts == {"clipped": 40}
+    again, _ = go("a", "guards.0.max_norm=1e-3", "train.steps=50")
+    assert again.alerts == {"clipped": 50}
+    assert len(events(folder, "alert")) == 1
 
 
 def test_a_non_finite_batch_is_logged_as_strict_json_with_its_cause(go):
@@ -138,7 +143,7 @@ def test_a_halted_run_names_step_component_and_leaf(go):
     halted = caught.value
     assert (halted.step, halted.component, halted.leaf) == (29, "raw/error", "b")
     with pytest.raises(TrainingHalted):  # from the checkpoint at 20, the same again
-        _, folder = go("a", *overrides)
+        go("a", *overrides)
 
 
 def test_a_halted_run_leaves_its_rows_its_record_and_a_good_checkpoint(go, tmp_path):
@@ -167,6 +172,7 @@ def test_a_loader_that_raises_keeps_its_message_the_log_and_the_checkpoint(
     assert record["config"]["model"]["raise_at"] == 27
     assert record["last_rows"][-1]["step"] == 26
     assert "batch_at" in record["traceback"]
+    assert (folder / "checkpoints" / "00000027").is_dir()
     # The fixed loader is a changed configuration, so the resumed run shares its bits
     # only if the model option is put back by hand.
     text = (
@@ -176,6 +182,44 @@ def test_a_loader_that_raises_keeps_its_message_the_log_and_the_checkpoint(
     again, _ = go("a")
     assert bits(again.state) == bits(straight.state)
     assert health(folder) == health(straight_folder)
+
+
+def test_a_fault_in_scoring_does_not_cost_the_steps(go, tmp_path, config_of):
+    straight, _ = go("straight")
+    task = build_task(config_of())
+
+    def broken(state):
+        raise RuntimeError("no score")
+
+    with pytest.raises(RuntimeError, match="no score"):
+        go("a", task=dataclasses.replace(task, evaluate=broken))
+    assert (tmp_path / "runs" / "a" / "checkpoints" / "00000040").is_dir()
+    again, _ = go("a", task=task)
+    assert bits(again.state) == bits(straight.state)
+    assert again.evaluation == straight.evaluation
+
+
+def test_a_step_that_raises_leaves_the_log_and_the_last_checkpoint(
+    go, tmp_path, config_of
+):
+    task = build_task(config_of())
+    step = task.train.step
+
+    def failing(state, batch, key):
+        after = step(state, batch, key)
+        if int(after[1].ints[0]) == 24:
+            jax.tree.map(lambda leaf: leaf.delete(), after)
+            raise RuntimeError("device lost")
+        return after
+
+    failing.trace = step.trace
+    broken = dataclasses.replace(task.train, step=failing)
+    with pytest.raises(RuntimeError, match="device lost"):
+        go("a", task=dataclasses.replace(task, train=broken))
+    folder = tmp_path / "runs" / "a"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000020"]
+    assert len(read_lines(folder / "health.jsonl")) >= 20
+    assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
@@ -192,6 +236,10 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
             go("b")
     folder = tmp_path / "runs" / "b"
     assert json.loads((folder / "run.json").read_text())["outcome"] == "failed"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["00000020"]
+    again, _ = go("b")
+    assert bits(again.state) == bits(straight.state)
+    assert health(folder) == health(straight_folder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -208,8 +256,6 @@ def test_a_signal_saves_the_current_step_and_the_run_goes_on_from_there(
             for _ in range(3):
                 os.kill(os.getpid(), number)
         return task.batch_at(position)
-
-    import dataclasses
 
     with pytest.raises(Preempted) as caught:
         go("a", task=dataclasses.replace(task, batch_at=batch_at))
