@@ -131,9 +131,9 @@ def safe_log(
         >>> safe_log(jnp.array([0.0, 1.0]), floor=1.0).tolist()
         [0.0, 0.0]
     """
-    floor = float(jnp.finfo(x.dtype).tiny) if floor is None else floor
+    floor = max(float(jnp.finfo(x.dtype).tiny), TINY) if floor is None else floor
     check_range("safe_log", "floor", floor)
-    return _log(x, max(floor, TINY))
+    return _log(x, floor)
 
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -35,7 +35,7 @@ def saturate(
 
 
 def power_of_two(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return the largest power of two <= ``|x|``, within [2**-126, 2**126].
+    """Return the largest power of two <= ``|x|`` that has a normal reciprocal.
 
     Multiplying or dividing by it is exact. Dividing by ``max|x|`` itself is not
     safe: XLA turns ``x / m`` into ``x * (1 / m)``, and 1 / 1e38 is flushed to zero.
@@ -47,4 +47,5 @@ def power_of_two(x: Float[Array, "..."]) -> Float[Array, "..."]:
     }[x.dtype.name]
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer)
     power = jax.lax.bitcast_convert_type(bits & exponent, x.dtype)
-    return jnp.clip(power, 2.0**-126, 2.0**126)
+    least = float(jnp.finfo(x.dtype).tiny)  # 2**-126 in float32
+    return jnp.clip(power, least, 1 / least)

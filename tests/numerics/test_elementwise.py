@@ -189,3 +189,11 @@ def test_reciprocal_limits_in_the_wrong_order_are_refused():
     for function in (bounded_reciprocal, smooth_bounded_reciprocal):
         with pytest.raises(ValueError, match="low must be < high, got"):
             function(jnp.ones(2), scale=1.0, low=2.0, high=1.0)
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        x = jnp.array([0.0, 2.0], jnp.float64)
+        for function in (safe_log, safe_sqrt):
+            assert function(x).dtype == jnp.float64
+        np.testing.assert_allclose(safe_log(x)[1], np.log(2.0), rtol=1e-15)

@@ -80,3 +80,10 @@ def test_an_empty_array_has_norm_zero():
 
 def test_the_second_derivative_is_finite_at_zero():
     assert bool(jnp.all(jnp.isfinite(jax.hessian(safe_norm)(jnp.zeros(2)))))
+
+
+def test_float64_is_kept_and_has_its_own_range():
+    with jax.enable_x64(True):
+        norm = safe_norm(jnp.array([3e200, 4e200], jnp.float64))
+        assert norm.dtype == jnp.float64
+        np.testing.assert_allclose(norm, 5e200, rtol=1e-14)
