@@ -169,9 +169,8 @@ class Applier:
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
         plain = sums_of_squares(trial.gradients)
         # What is judged crosses the loop as two vectors, not as eighty scalars.
-        shapes = jax.eval_shape(
-            lambda: self._judge(trial, core, Sums(plain, jnp.ones_like(plain)))
-        )
+        # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
+        shapes = self._judge(trial, core, Sums(plain, plain))
 
         def decide(judged, applied, params, inner):
             small = jax.lax.cond(
@@ -200,7 +199,7 @@ class Applier:
             # place, and the pass over them for overflow costs nothing where rare.
             return jax.lax.cond(phase == _APPLY, apply, decide, *rest)
 
-        judged = pack(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+        judged = pack(jax.tree.map(jnp.zeros_like, shapes))
         nothing = jnp.zeros((), jnp.bool_)
         carry = (jnp.int32(_JUDGE), judged, nothing, trial.params, trial.inner)
         carry = jax.lax.while_loop(lambda c: c[0] != _DONE, body, carry)
