@@ -113,12 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: stabjax train ctm_cpu train.steps=100 --name short",
     )
     _configured(train, "a YAML file, or the name of one in configs/")
-    train.add_argument("--name", help="run name (default: the file's name)")
     train.add_argument("--dry-run", action="store_true", help="check and print only")
     train.add_argument(
         "--tensorboard", action="store_true", help="write event files too"
     )
-    train.add_argument("--quiet", action="store_true", help="no progress")
     train.set_defaults(command=_train)
 
     compare = commands.add_parser(
@@ -145,6 +143,8 @@ def _configured(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--out", default="runs", type=pathlib.Path, help="folder of runs (runs/)"
     )
+    parser.add_argument("--name", help="name in that folder (default: by the file)")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -212,11 +212,16 @@ def _compare(options: argparse.Namespace) -> int:
     from stabjax.run.compare import compare
     from stabjax.run.folder import check_name
 
-    seeds = _seeds(options.seeds)
     path = find_config(options.config)
-    check_name(path.stem)
-    config = load(path, options.overrides)
-    print(compare(config, options.out, seeds=seeds, ablate=options.ablate))
+    name = f"compare-{path.stem}" if options.name is None else options.name
+    result = compare(
+        load(path, options.overrides),
+        options.out / check_name(name),
+        seeds=_seeds(options.seeds),
+        ablate=options.ablate,
+        progress=not options.quiet,
+    )
+    print(result)
     return FINISHED
 
 

@@ -173,6 +173,20 @@ def test_a_failed_run_exits_with_1_and_tells_the_first_error(line, capsys):
     assert (line.parent / "runs" / "line" / "crash" / "00000009.json").exists()
 
 
+def test_compare_and_report_write_their_pages(line, capsys):
+    with line.open("a") as file:
+        file.write("compare: {seeds: [0], arms: {before: [guards=null], sound: []}}\n")
+    words = ["train.steps=10", "train.checkpoint_every=0", "--quiet"]
+    assert main(["compare", "line", *words]) == 2
+    assert "'line' not found" in capsys.readouterr().err
+    assert main(["compare", "line.yaml", *words, "--seeds", "1"]) == 0
+    folder = line.parent / "runs" / "compare-line"
+    assert (folder / "before" / "seed1" / "health.jsonl").exists()
+    assert "before" in capsys.readouterr().out
+    assert main(["report", str(folder / "sound" / "seed1")]) == 0
+    assert capsys.readouterr().out.strip().endswith("sound/seed1/report.html")
+
+
 def test_a_folder_in_use_exits_with_4(line, capsys):
     assert main(["train", "line.yaml", "--quiet"]) == 0
     with lock.hold(line.parent / "runs" / "line"):

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from stabjax.models.task import Task
+from stabjax.models.task import Summary, Task
 from stabjax.train_step import make_train_step
+
+SUMMARY = (Summary("last loss", "loss", "last"),)
+CURVES = ("loss",)
 
 
 class Config(pydantic.BaseModel, extra="forbid", frozen=True):

@@ -11,6 +11,7 @@ import pytest
 
 from stabjax.config import ConfigError
 from stabjax.run import Preempted, build_task, lock, train
+from stabjax.run.checksums import seal
 from stabjax.run.records import read_lines
 from stabjax.train_step import TrainingHalted
 
@@ -228,6 +229,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
     def full(path):
         if "00000040" in str(path):
             raise OSError(28, "No space left on device")
+        seal(path)
 
     straight, straight_folder = go("straight")
     with monkeypatch.context() as patch:
