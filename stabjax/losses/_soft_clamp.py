@@ -20,7 +20,7 @@ def _soft_clamp_jvp(scale: float, primals: tuple, tangents: tuple) -> tuple:
     # 1 - tanh**2 cancels to zero from |x| = 9 scale on; this form lives to 43.
     (x,) = primals
     decay = jnp.exp(-2.0 * jnp.abs(widen(x) / scale))
-    slope = 4.0 * decay / ((1.0 + decay) * (1.0 + decay))
+    slope = jnp.minimum(4.0 * decay / ((1.0 + decay) * (1.0 + decay)), 1.0)
     return _soft_clamp(x, scale), slope.astype(x.dtype) * tangents[0]
 
 

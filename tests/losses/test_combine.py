@@ -70,8 +70,9 @@ def test_a_shared_forward_pass_gives_the_same_total():
 def test_half_precision_components_are_added_in_float32():
     halves = {n: lambda p, b, k: jnp.bfloat16(256.0) + 0 * p for n in "ab"}
     halves["c"] = lambda p, b, k: (jnp.bfloat16(1.0) + 0 * p).astype(jnp.bfloat16)
-    value, _ = combine(halves)(jnp.bfloat16(0), None, KEY)
+    value, aux = combine(halves)(jnp.bfloat16(0), None, KEY)
     assert (value.dtype, float(value)) == (jnp.float32, 513.0)
+    assert all(part.dtype == jnp.float32 for part in aux.values())
 
 
 def test_a_zero_weight_keeps_a_nan_out_of_value_and_gradient():
