@@ -36,7 +36,11 @@ class Cell:
     @property
     def median(self) -> float:
         """The median of the finite values; NaN if there is none."""
-        return float(np.median(self.finite)) if self.finite else math.nan
+        ordered, count = sorted(self.finite), len(self.finite)
+        if not count:
+            return math.nan
+        # Halved before they are added: two huge values must not overflow.
+        return 0.5 * ordered[(count - 1) // 2] + 0.5 * ordered[count // 2]
 
     @property
     def range(self) -> tuple[float, float]:

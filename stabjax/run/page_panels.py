@@ -11,8 +11,8 @@ from stabjax.run.page_numbers import share, show
 from stabjax.run.page_records import RunRecord
 
 NEVER = {  # what is marked, and what is said where nothing is
-    "refused": "none refused",
-    "clipped": "none clipped",
+    "refused": "none refused by a guard",
+    "clipped": "none clipped by a guard",
     "loss not finite": "the loss always finite",
     "alert": "no alert",
 }
@@ -27,6 +27,11 @@ class Panel:
     svg: Markup
     description: str
     non_finite: str
+
+    @property
+    def alarming(self) -> bool:
+        """Whether non-finite steps mean harm; a metric may have steps without one."""
+        return self.title.startswith(("loss", "raw/", "weighted/", "grad_norm"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,14 +166,15 @@ def _separation(title: str, row: dict[str, Cell]) -> list[str]:
     text = f"{title}: from {_at(low, known)} to {_at(high, known)}"
     if known[low].median == known[high].median:
         return [f"{title}: the same median in every arm ({show(known[low].median)})."]
-    if min(len(cell.finite) for cell in known.values()) < 2:
+    fewest = min(len(cell.finite) for cell in known.values())
+    if fewest < 2:
         return [f"{text}; one seed each, so the spread between seeds is not known."]
     if known[low].range[1] >= known[high].range[0]:
         return [
-            f"{text}; even these ranges over seeds overlap, so these runs do not "
-            "tell the arms apart."
+            f"{text}; these ranges over seeds overlap, so these runs do not tell "
+            "the arms apart."
         ]
-    return [f"{text}; these two ranges over seeds do not overlap."]
+    return [f"{text}; these two ranges, over {fewest} seeds each, do not overlap."]
 
 
 def _at(arm: str, row: dict[str, Cell]) -> str:

@@ -1,5 +1,6 @@
 """The contents of the page of one run."""
 
+import math
 import pathlib
 import shlex
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from stabjax.run import page_events
 from stabjax.run.page_numbers import NOTHING, share, show
-from stabjax.run.page_panels import Strip, panels, strips
+from stabjax.run.page_panels import Panel, Strip, panels, strips
 from stabjax.run.page_records import RunRecord, read_run
 
 MOST_ROWS = 100
@@ -32,11 +33,13 @@ def single_run(folder: pathlib.Path) -> dict[str, Any]:
     """
     run = read_run(folder)
     name = folder.resolve().name
+    arm = folder.resolve().parent
+    in_comparison = (arm.parent / "comparison.json").is_file()
     last_step = int(run.steps[-1]) if len(run.steps) else 0
     groups = page_events.group_events([("", run)])
     names, rows = page_events.evaluations(run)
     return {
-        "title": name,
+        "title": f"{arm.name}, {name}" if in_comparison else name,
         "subtitle": subtitle(run),
         "figures": _figures(run),
         "sections": _sections(run, last_step),
@@ -79,14 +82,14 @@ def facts_of(run: RunRecord) -> list[tuple[str, str]]:
     return flatten({name: run.facts[name] for name in FACTS if name in run.facts})
 
 
-def flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Turn nested facts into pairs of dotted name and text."""
-    pairs: list[tuple[str, str]] = []
+def flatten(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Turn facts into pairs of name and text; a group of facts becomes one line."""
+    pairs = []
     for name, value in facts.items():
         if isinstance(value, dict):
-            pairs += flatten(value, f"{prefix}{name} ")
-        elif isinstance(value, str | int | float):
-            pairs.append((f"{prefix}{name}".replace("_", " "), str(value)))
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
+        if isinstance(value, str | int | float) and value != "":
+            pairs.append((name.replace("_", " "), str(value)))
     return pairs
 
 
@@ -113,28 +116,50 @@ def _figures(run: RunRecord) -> list[tuple[str, str, str]]:
     return figures
 
 
-def _sections(run: RunRecord, last_step: int) -> list[tuple[str, list[Any]]]:
-    """Group the run's columns into titled rows of panels."""
+def _sections(
+    run: RunRecord, last_step: int
+) -> list[tuple[str, list[Panel], list[str]]]:
+    """Group the run's columns: title, panels, and what a sentence says as well."""
     names = list(run.columns)
     raw = [n for n in names if n.startswith("raw/")]
     weighted = [n for n in names if n.startswith("weighted/")]
     guards = [n for n in names if "/" in n and n not in raw and n not in weighted]
     known = {"loss", *raw, *weighted, *NORMS, *SCALES, *guards, *COUNTERS}
-    other = [name for name in names if name not in known]
     measured = [n for n in (*NORMS, *SCALES) if n in run.columns]
-    chosen = [
-        ("Loss and its components, before weighting", ["loss", *raw]),
-        ("Components as they enter the loss", weighted),
-        ("Norms and scales", measured),
-        ("Metrics", other),
-        ("Guards", guards),
-    ]
     sections = []
-    for index, (title, columns) in enumerate(chosen):
-        drawn = panels({"": [run]}, columns, last_step, prefix=f"s{index}p")
-        if drawn:
-            sections.append((title, drawn))
+    for index, (title, columns) in enumerate(
+        [
+            ("Loss and its components, before weighting", ["loss", *raw]),
+            ("Components as they enter the loss", weighted),
+            ("Norms and scales", measured),
+            ("Metrics", [name for name in names if name not in known]),
+            ("Guards", guards),
+        ]
+    ):
+        notes = {name: _in_words(run, name) for name in columns}
+        shown = [name for name in columns if not notes[name]]
+        drawn = panels({"": [run]}, shown, last_step, prefix=f"s{index}p")
+        said = [note for note in notes.values() if note]
+        if drawn or said:
+            sections.append((title, drawn, said))
     return sections
+
+
+def _in_words(run: RunRecord, name: str) -> str:
+    """Say what a column does where that needs no picture; empty if it needs one."""
+    values = run.column(name).values
+    if name == "loss" or name.startswith("raw/") or len(values) < 2:
+        return ""
+    raw = run.column("raw/" + name.removeprefix("weighted/")).values
+    if name.startswith("weighted/") and len(raw) == len(values):
+        weights = values[raw != 0] / raw[raw != 0]
+        weight = float(np.median(weights)) if len(weights) else math.nan
+        # float32 keeps about seven digits of the product.
+        if np.allclose(values, weight * raw, rtol=1e-5, atol=0.0):
+            return f"{name} is {show(weight)} times the raw one"
+    if np.isfinite(values).all() and np.ptp(values) == 0.0:
+        return f"{name} is {show(float(values[0]))} throughout"
+    return ""
 
 
 def _strips(run: RunRecord, last_step: int) -> list[Strip]:

@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from stabjax.run.page_records import Column
 from stabjax.run.page_ticks import log_ticks, symlog_ticks, tick_text
 
+ROUND = [1, 2, 2.5, 5, 10]  # what a step between two ticks may begin with
 LARGEST = 1e100  # drawn at most this large: float32 telemetry ends at 3.4e38
 BUCKETS = 200  # points per line: finer than the panel's pixels can show
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
@@ -277,11 +278,11 @@ def _dress(axes: Axes, scale: str) -> None:
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=MUTED, labelsize=9.5, pad=5)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND, integer=True))
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda x, _: tick_text(float(round(x))))
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: tick_text(float(y))))
     axes.yaxis.set_minor_locator(NullLocator())
     if scale == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))

@@ -202,3 +202,16 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="write_report: folder must be"):
         write_report(tmp_path / "nowhere")
+
+
+def test_what_needs_no_picture_is_said_in_words(run_folder):
+    _, text = outline(run_folder)
+    assert "weighted/ce is 1 times the raw one" in text
+    assert "update_scale is 1 throughout" in text
+    assert ">weighted/ce</h4>" not in text
+    assert ">raw/dyn</h4>" in text  # a component that stands still is news
+
+
+def test_a_run_of_a_comparison_is_titled_by_its_arm(comparison_folder):
+    _, text = outline(comparison_folder / "sound" / "seed1")
+    assert "<h1>sound, seed1</h1>" in text
