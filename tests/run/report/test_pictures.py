@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -58,6 +58,7 @@ def test_the_scale_follows_the_spread_of_the_values(values, scale):
     assert svg.endswith("</svg>")
 
 
+@settings(max_examples=20)
 @given(st.lists(series, min_size=1, max_size=2))
 def test_any_series_can_be_drawn(many):
     curves = [Curve(f"{k}", k, [column(v)]) for k, v in enumerate(many)]
