@@ -1,0 +1,145 @@
+"""Build the functions of a guarded train step from loss, optimizer and guards."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import optax
+from jaxtyping import Array
+
+from stabjax.core import judge as judging
+from stabjax.core.apply import FiniteCheck, Form
+from stabjax.health.schema import TelemetrySchema
+from stabjax.train_step.state import Row, TrainState
+from stabjax.train_step.step import GuardedStep
+from stabjax.types import Batch, Guard, LossFn
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A guarded training step, as functions; made by `make_train_step`.
+
+    Attributes:
+        init: ``(params, batch, *, model_state=None) -> TrainState``. The batch is
+            an example, of which only shapes count. Copies what it is given.
+        step: ``(state, batch, key) -> (state, Row)``; jitted, ``state`` is donated.
+            Pass the same key each time: the step folds its own counter in.
+        many_steps: ``(state, batches, key) -> (state, Row)``; the same over the
+            leading axis of ``batches``, in one program.
+        apply_gradients: ``(state, loss, aux, gradients) -> (state, Row)``; the part
+            of a step after the gradient, not jitted, for loops of one's own.
+        guard_states: ``state -> Core``; counters and guard states by name.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, Batch, Array], tuple[TrainState, Row]]
+    many_steps: Callable[[TrainState, Batch, Array], tuple[TrainState, Row]]
+    apply_gradients: Callable[..., tuple[TrainState, Row]]
+    guard_states: Callable[[TrainState], judging.Core]
+
+    def schema(self, state: TrainState) -> TelemetrySchema:
+        """Return the names of the telemetry columns; touches no device."""
+        return state.telemetry.schema
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    guards: Sequence[Guard] | None = (),
+    window: int = 50,
+    snapshot_every: int | None = None,
+    finite_check: FiniteCheck | None = None,
+    form: Form | None = None,
+    sample_updates: bool = True,
+) -> TrainStep:
+    """Make a train step that applies a step only if every guard accepts it.
+
+    The gradient is read once to measure it, all guards judge the same scalars, and
+    the optimizer runs once. A refused step changes nothing but the counters.
+
+    Args:
+        loss_fn: The loss, see `stabjax.types.LossFn`.
+        optimizer: Any optax optimizer, without clipping of its own; it is given
+            ``value=loss`` if it takes extra arguments.
+        guards: Guards in any order. Empty: only what is finite is applied. None:
+            an unguarded step, with the same telemetry.
+        window: Rows of the telemetry ring [steps], >= 1.
+        snapshot_every: Keep a copy of the state every so many applied steps, for
+            guards that roll back; costs one copy of parameters and optimizer
+            state. None: no copy.
+        finite_check: ``"outcome"`` reads new parameters and optimizer state once
+            more before they replace the old; ``"headroom"`` bounds the gradient
+            instead, so that the known optax optimizers stay finite, at no cost.
+            None: ``"headroom"`` for those, ``"outcome"`` for all others.
+        form: ``"branch"`` or ``"select"``; None: the right one for the default
+            backend (branch on CPU).
+        sample_updates: Measure the update norm, see `stabjax.core.movement`.
+            Switched off by itself where parameters are sharded.
+
+    Returns:
+        The functions of the step.
+
+    Raises:
+        ValueError: If an argument is out of range, or a guard rolls back and there
+            are no snapshots.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from stabjax.guards import clip_by_global_norm
+        >>> def loss_fn(params, batch, key):
+        ...     return jnp.mean((params["w"] * batch - 1.0) ** 2), {}
+        >>> train = make_train_step(
+        ...     loss_fn, optax.sgd(0.1), guards=[clip_by_global_norm(max_norm=1.0)])
+        >>> batch = jnp.ones((4,))
+        >>> state = train.init({"w": jnp.zeros(())}, batch)
+        >>> state, row = train.step(state, batch, jax.random.key(0))
+        >>> print(round(float(state.params["w"]), 3))
+        0.1
+    """
+    _check_options(guards, window, snapshot_every, finite_check, form)
+    step = GuardedStep(
+        loss_fn=loss_fn,
+        optimizer=optax.with_extra_args_support(optimizer),
+        guards=None if guards is None else tuple(guards),
+        window=window,
+        snapshot_every=snapshot_every,
+        finite_check=finite_check,
+        form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
+        sample_updates=sample_updates,
+    )
+
+    def many(state: TrainState, batches: Batch, key: Array):
+        return jax.lax.scan(lambda s, b: step.one(s, b, key), state, batches)
+
+    return TrainStep(
+        init=step.init,
+        step=jax.jit(step.one, donate_argnums=0),
+        many_steps=jax.jit(many, donate_argnums=0),
+        apply_gradients=step.apply_gradients,
+        guard_states=step.core_of,
+    )
+
+
+def _check_options(guards, window, snapshot_every, finite_check, form) -> None:
+    name = "make_train_step"
+    for label, value in (("window", window), ("snapshot_every", snapshot_every)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: {label} must be >= 1, got {value!r}.")
+    if finite_check not in (None, "outcome", "headroom"):
+        raise ValueError(
+            f"{name}: finite_check must be 'outcome', 'headroom' or None, "
+            f"got {finite_check!r}."
+        )
+    if form not in (None, "branch", "select"):
+        raise ValueError(
+            f"{name}: form must be 'branch', 'select' or None, got {form!r}."
+        )
+    for guard in guards or ():
+        if not isinstance(guard, Guard):
+            raise ValueError(f"{name}: guards must be Guard objects, got {guard!r}.")
+        if guard.rolls_back and snapshot_every is None:
+            raise ValueError(
+                f"{name}: snapshot_every must be >= 1, because the guard "
+                f"{guard.name} rolls back, got None."
+            )

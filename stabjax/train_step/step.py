@@ -1,0 +1,194 @@
+"""The step: gradient, measure, judge, apply, count, record."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from stabjax.core import judge as judging
+from stabjax.core import movement
+from stabjax.core.apply import (
+    Applier,
+    FiniteCheck,
+    Form,
+    Outcome,
+    Trial,
+    becomes_nonfinite,
+    select,
+)
+from stabjax.core.headroom import holds_squares
+from stabjax.core.measure import components_of
+from stabjax.core.packing import pack, unpack
+from stabjax.health.ring import init_telemetry, record
+from stabjax.train_step.state import Row, Snapshot, TrainState
+from stabjax.types import Alert, Aux, Batch, Guard, LossFn, Params, Scalar
+
+# After these the state is not taken for a good one.
+_SPIKES = Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardedStep:
+    """The fixed parts of a step, and the step itself; see `make_train_step`."""
+
+    loss_fn: LossFn
+    optimizer: optax.GradientTransformationExtraArgs
+    guards: tuple[Guard, ...] | None
+    window: int
+    snapshot_every: int | None
+    finite_check: FiniteCheck | None
+    form: Form
+    sample_updates: bool
+
+    @functools.cached_property
+    def core_shapes(self) -> judging.Core:
+        return jax.eval_shape(lambda: judging.init_core(self.guards or ()))
+
+    def core_of(self, state: TrainState) -> judging.Core:
+        return unpack(state.core, self.core_shapes)
+
+    def init(
+        self, params: Params, batch: Batch, *, model_state: PyTree = None
+    ) -> TrainState:
+        # Donation would delete arrays that the caller still holds.
+        params = jax.tree.map(_copy, params)
+        model_state = jax.tree.map(_copy, model_state)
+        opt_state = jax.tree.map(_copy, self.optimizer.init(params))
+        core = judging.init_core(self.guards or ())
+        aux = self._aux_shapes(params, batch, model_state, core)
+        measured = self.sample_updates and not movement.is_spread(params)
+        sampled = movement.sample(params) if measured else movement.empty_sample()
+        snapshot = None
+        if self.snapshot_every is not None:
+            kept = jax.tree.map(_copy, (params, opt_state, model_state))
+            snapshot = Snapshot(*kept)
+        telemetry = init_telemetry(
+            self.window, params, aux, self.guards or (), self._inner_counts(opt_state)
+        )
+        return TrainState(
+            params, opt_state, model_state, pack(core), telemetry, sampled, snapshot
+        )
+
+    def _aux_shapes(self, params, batch, model_state, core) -> dict[str, Any]:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        loss, aux = jax.eval_shape(
+            self._loss, params, batch, key, model_state, core.step
+        )
+        if loss.shape != ():
+            raise ValueError(
+                f"make_train_step: the loss must be a scalar, got shape {loss.shape}."
+            )
+        for name, value in aux.items():
+            if name != "model_state" and getattr(value, "shape", None) != ():
+                raise ValueError(
+                    f"make_train_step: aux[{name!r}] must be a scalar, got {value}."
+                )
+        if (model_state is not None) != ("model_state" in aux):
+            raise ValueError(
+                "make_train_step: a stateful loss takes model_state= in init and "
+                "returns it as aux['model_state']; only one of the two was given."
+            )
+        return aux
+
+    def _loss(self, params, batch, key, model_state, step) -> tuple[Scalar, Aux]:
+        kwargs: dict[str, Any] = {}
+        if model_state is not None:
+            kwargs["model_state"] = model_state
+        if getattr(self.loss_fn, "wants_step", False):
+            kwargs["step"] = step
+        return self.loss_fn(params, batch, key, **kwargs)
+
+    def one(
+        self, state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, Row]:
+        core = self.core_of(state)
+        key = jax.random.fold_in(key, core.step)
+        differentiate = jax.value_and_grad(self._loss, has_aux=True)
+        (loss, aux), gradients = differentiate(
+            state.params, batch, key, state.model_state, core.step
+        )
+        return self.apply_gradients(state, loss, aux, gradients)
+
+    def apply_gradients(
+        self, state: TrainState, loss: Scalar, aux: Aux, gradients: PyTree
+    ) -> tuple[TrainState, Row]:
+        core = self.core_of(state)
+        sampled, update_norm, ratio = movement.movement(state.params, state.sample)
+        # After a refusal nothing has moved, and the last real update still stands.
+        moved = (core.consecutive_refused == 0) & (core.applied > 0)
+        core = core._replace(
+            update_norm=jnp.where(moved, update_norm, core.update_norm),
+            update_ratio=jnp.where(moved, ratio, core.update_ratio),
+        )
+        new_model_state = aux.get("model_state")
+        trial = Trial(
+            gradients=gradients,
+            loss=jnp.asarray(loss, jnp.float32),
+            components=components_of(aux),
+            params=state.params,
+            inner=state.opt_state,
+            extra={"value": loss},
+            model_state_finite=~becomes_nonfinite(state.model_state, new_model_state),
+        )
+        outcome = self._applier(state)(trial, core)
+        model_state = select(outcome.applied, new_model_state, state.model_state)
+        after = state._replace(
+            params=outcome.params,
+            opt_state=outcome.inner,
+            model_state=model_state,
+            core=pack(outcome.core),
+            sample=sampled,
+        )
+        after = self._roll_back(after, outcome)
+        telemetry, floats, ints = record(
+            state.telemetry,
+            outcome,
+            self.guards or (),
+            aux,
+            self._inner_counts(after.opt_state),
+        )
+        return after._replace(telemetry=telemetry), Row(floats, ints)
+
+    def _applier(self, state: TrainState) -> Applier:
+        safe = holds_squares(state.opt_state)
+        check = self.finite_check or ("headroom" if safe else "outcome")
+        # `init` leaves the sample empty where it finds parameters sharded.
+        spread = state.sample.shape[0] == 0
+        return Applier(self.optimizer, self.guards, self.form, check, spread)
+
+    def _inner_counts(self, opt_state: PyTree) -> dict[str, Array]:
+        """Return the skip counters of `optax.apply_if_finite`, if it is inside."""
+        found = optax.tree.get_all_with_path(opt_state, "total_notfinite")
+        return {"optimizer/total_notfinite": found[0][1]} if found else {}
+
+    def _roll_back(self, state: TrainState, outcome: Outcome) -> TrainState:
+        """Return to the snapshot where the verdict says so, or renew it."""
+        if self.snapshot_every is None:
+            return state
+        now = Snapshot(state.params, state.opt_state, state.model_state)
+        calm = (outcome.decision.alerts & jnp.int32(_SPIKES.value)) == 0
+        due = outcome.core.applied % self.snapshot_every == 0
+        renew = outcome.applied & calm & due
+        kept = self._choose(renew, now, state.snapshot)
+        back = self._choose(outcome.decision.roll_back, state.snapshot, now)
+        return state._replace(
+            params=back.params,
+            opt_state=back.opt_state,
+            model_state=back.model_state,
+            snapshot=kept,
+        )
+
+    def _choose(self, condition: Array, new: PyTree, old: PyTree) -> PyTree:
+        if self.form == "select":
+            return select(condition, new, old)
+        return jax.lax.cond(condition, lambda n, _: n, lambda _, o: o, new, old)
+
+
+def _copy(leaf: Any) -> Array:
+    """Return a strongly typed copy in a buffer of its own."""
+    array = jnp.asarray(leaf)
+    return jnp.array(array, dtype=array.dtype, copy=True)
