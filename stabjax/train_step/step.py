@@ -46,14 +46,17 @@ class GuardedStep:
 
     @functools.cached_property
     def core_shapes(self) -> judging.Core:
+        """Shapes of the counters and guard states, to unpack them by."""
         return jax.eval_shape(lambda: judging.init_core(self.guards or ()))
 
     def core_of(self, state: TrainState) -> judging.Core:
+        """Return the counters and guard states by name."""
         return unpack(state.core, self.core_shapes)
 
     def init(
         self, params: Params, batch: Batch, *, model_state: PyTree = None
     ) -> TrainState:
+        """Return the state before the first step; see `TrainStep`."""
         # Donation would delete arrays that the caller still holds.
         params = jax.tree.map(_copy, params)
         model_state = jax.tree.map(_copy, model_state)
@@ -105,6 +108,7 @@ class GuardedStep:
     def one(
         self, state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, Row]:
+        """Take one step; see `TrainStep`."""
         core = self.core_of(state)
         key = jax.random.fold_in(key, core.step)
         differentiate = jax.value_and_grad(self._loss, has_aux=True)
@@ -116,6 +120,7 @@ class GuardedStep:
     def apply_gradients(
         self, state: TrainState, loss: Scalar, aux: Aux, gradients: PyTree
     ) -> tuple[TrainState, Row]:
+        """Take the part of a step after the gradient; see `TrainStep`."""
         core = self.core_of(state)
         sampled, update_norm, ratio = movement.movement(state.params, state.sample)
         # After a refusal nothing has moved, and the last real update still stands.
