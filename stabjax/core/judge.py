@@ -99,7 +99,7 @@ def judge(
     """Let every guard judge, add the finite contract, and decide.
 
     A step is accepted if loss, every component and the gradient are finite, every
-    guard accepts, and nothing has halted.
+    guard accepts, none rolls back, and nothing has halted.
 
     Args:
         guards: The guards, in any order: none sees the verdict of another.
@@ -122,9 +122,9 @@ def judge(
         decision = _refuse_unsquarable(decision, stats)
     halt = decision.halt | core.halted
     alerts = decision.alerts | Alert.HALT.when(halt)
-    return tuple(states), decision._replace(
-        accept=decision.accept & ~halt, halt=halt, alerts=alerts
-    )
+    # A step from which the state returns to a snapshot is not applied as well.
+    accept = decision.accept & ~halt & ~decision.roll_back
+    return tuple(states), decision._replace(accept=accept, halt=halt, alerts=alerts)
 
 
 def _finite_contract(stats: StepStats) -> Verdict:
