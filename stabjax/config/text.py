@@ -86,7 +86,7 @@ def parse(text: str, source: str = "<text>") -> Any:
 def dump(data: Any) -> str:
     """Return ``data`` as YAML text that `parse` turns back into the same data."""
     return yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=88
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=88
     )
 
 

@@ -134,11 +134,15 @@ def _flat(data: Any, path: str = "") -> dict[str, Any]:
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Replace a file so that a reader or a crash sees the old or the new text."""
     part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8", opener=private) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8", opener=private) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:  # a full disk: leave no half file behind
+        part.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -192,8 +192,8 @@ class _Run:
         self.recent.extend(last_rows(self.folder))
         resumed = self.saved is not None
         self.journal.begin(self.config, resumed=resumed, step=self.step)
-        if resumed:
-            self.show.say(f"resuming {self.folder} after step {self.step}")
+        where = f"resuming after step {self.step}" if resumed else "starting"
+        self.show.say(f"{self.folder}: {where}; the first step compiles")
         self.show.start(self.step, self.config.train.steps)
 
     def _steps(self) -> None:
