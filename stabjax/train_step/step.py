@@ -60,7 +60,7 @@ class GuardedStep:
         # Donation would delete arrays that the caller still holds.
         params = jax.tree.map(_copy, params)
         model_state = jax.tree.map(_copy, model_state)
-        opt_state = jax.tree.map(_copy, self.optimizer.init(params))
+        opt_state = self._settled(params, self.optimizer.init(params))
         core = judging.init_core(self.guards or ())
         aux = self._aux_shapes(params, batch, model_state, core)
         measured = self.sample_updates and not movement.is_spread(params)
@@ -75,6 +75,16 @@ class GuardedStep:
         return TrainState(
             params, opt_state, model_state, pack(core), telemetry, sampled, snapshot
         )
+
+    def _settled(self, params: Params, opt_state: PyTree) -> PyTree:
+        # Some optimizers widen their state in the first update, such as moments of
+        # bfloat16 under float32 hyperparameters; a loop needs one dtype throughout.
+        _, after = jax.eval_shape(
+            lambda p, s: self.optimizer.update(p, s, p, value=jnp.float32(0)),
+            params,
+            opt_state,
+        )
+        return jax.tree.map(lambda x, y: _copy(x, y.dtype), opt_state, after)
 
     def _aux_shapes(self, params, batch, model_state, core) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -193,7 +203,7 @@ class GuardedStep:
         return jax.lax.cond(condition, lambda n, _: n, lambda _, o: o, new, old)
 
 
-def _copy(leaf: Any) -> Array:
+def _copy(leaf: Any, dtype: Any = None) -> Array:
     """Return a strongly typed copy in a buffer of its own."""
     array = jnp.asarray(leaf)
-    return jnp.array(array, dtype=array.dtype, copy=True)
+    return jnp.array(array, dtype=dtype or array.dtype, copy=True)
