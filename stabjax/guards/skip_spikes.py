@@ -94,6 +94,8 @@ def skip_spikes(
         raise ValueError(f"{name}: signals must be a list, got {signals!r}.")
     for signal in signals:
         check.one_of(name, "signals", signal, SIGNALS)
+    if len(set(signals)) != len(signals):
+        raise ValueError(f"{name}: signals must be distinct, got {signals!r}.")
     check.in_range(name, "deviations", deviations, 0.0, low_open=True)
     check.in_range(name, "decay", decay, 0.0, 1.0, high_open=True)
     check.count(name, "warmup", warmup, low=2)
