@@ -1,0 +1,104 @@
+"""Options are checked when a guard is built, and every guard is documented."""
+
+import doctest
+import importlib
+import inspect
+import re
+
+import optax
+import pytest
+
+from stabjax.guards import GUARDS
+from stabjax.train_step import make_train_step
+from stabjax.transforms import guard
+
+BAD = [
+    ("clip_by_global_norm", "max_norm", 0.0, "(0, inf)"),
+    ("clip_by_global_norm", "max_norm", -1.0, "(0, inf)"),
+    ("clip_by_global_norm", "max_norm", float("nan"), "(0, inf)"),
+    ("clip_by_global_norm", "max_norm", float("inf"), "(0, inf)"),
+    ("clip_by_global_norm", "max_norm", True, "(0, inf)"),
+    ("clip_by_global_norm", "max_norm", "1.0", "(0, inf)"),
+    ("clip_by_group_norm", "max_norm", 0, "(0, inf)"),
+    ("clip_by_group_norm", "groups", "core", "a list of path prefixes"),
+    ("clip_by_group_norm", "groups", ["a", "a"], "distinct"),
+    ("clip_by_group_norm", "groups", ["rest"], "distinct and not 'rest'"),
+    ("clip_by_group_norm", "groups", [""], "a list of path prefixes"),
+    ("skip_nonfinite", "max_consecutive", 0, ">= 1"),
+    ("skip_nonfinite", "max_consecutive", 1.5, ">= 1"),
+    ("skip_nonfinite", "on_exhausted", "stop", "'halt', 'roll_back', 'accept'"),
+    ("skip_spikes", "signals", ["losses"], "'loss', 'gradient_norm', 'update_norm'"),
+    ("skip_spikes", "signals", "loss", "a list"),
+    ("skip_spikes", "signals", [], "a list"),
+    ("skip_spikes", "signals", ["loss", "loss"], "distinct"),
+    ("skip_spikes", "deviations", 0.0, "(0, inf)"),
+    ("skip_spikes", "decay", 1.0, "[0, 1)"),
+    ("skip_spikes", "warmup", 1, ">= 2"),
+    ("skip_spikes", "rebase_after", 0, ">= 1"),
+    ("reduce_on_plateau", "factor", 1.0, "(0, 1)"),
+    ("reduce_on_plateau", "patience", -1, ">= 0"),
+    ("reduce_on_plateau", "threshold", -1e-4, "[0, inf)"),
+    ("reduce_on_plateau", "threshold_mode", "relative", "'rel', 'abs'"),
+    ("reduce_on_plateau", "mode", "low", "'min', 'max'"),
+    ("reduce_on_plateau", "cooldown", -1, ">= 0"),
+    ("reduce_on_plateau", "min_scale", 1.5, "[0, 1]"),
+    ("reduce_on_plateau", "min_change", -1.0, "[0, inf)"),
+    ("reduce_on_plateau", "accumulation_size", 0, ">= 1"),
+    ("back_off", "factor", 0.0, "(0, 1)"),
+    ("back_off", "after", 0, ">= 1"),
+    ("back_off", "recovery", 0, ">= 1"),
+    ("back_off", "min_scale", 0.0, "(0, 1]"),
+    ("escalate", "roll_back_after", 0, ">= 1"),
+    ("escalate", "max_rollbacks", -1, ">= 0"),
+    ("escalate", "halt_after", 0, ">= 1"),
+]
+
+
+def unchecked(name):
+    """Return the guard as a user has it, without the type checks of the tests."""
+    return inspect.unwrap(GUARDS[name])
+
+
+@pytest.mark.parametrize(("name", "option", "value", "range_"), BAD)
+def test_an_option_out_of_range_names_function_argument_range_and_value(
+    name, option, value, range_
+):
+    with pytest.raises(ValueError, match=f"^{name}: {option} must be ") as caught:
+        unchecked(name)(**{option: value})
+    assert range_ in str(caught.value)
+    assert f"{value!r}".strip("[]") in str(caught.value).split("got ")[1]
+
+
+@pytest.mark.parametrize("name", sorted(GUARDS))
+def test_every_numeric_option_is_checked(name):
+    for parameter in inspect.signature(GUARDS[name]).parameters.values():
+        if isinstance(parameter.default, int | float):
+            with pytest.raises(ValueError, match=rf"{name}: {parameter.name} must be"):
+                unchecked(name)(**{parameter.name: float("nan")})
+
+
+@pytest.mark.parametrize("name", sorted(GUARDS))
+def test_every_guard_documents_its_arguments_and_shows_an_example(name):
+    text = inspect.getdoc(GUARDS[name]) or ""
+    for part in ("Args:", "Returns:", "Raises:", "Example:", ">>>"):
+        assert part in text
+    documented = re.findall(r"^    (\w+):", text.split("Args:")[1], re.M)
+    for option in inspect.signature(GUARDS[name]).parameters:
+        assert option in documented
+
+
+@pytest.mark.parametrize(
+    "module",
+    [f"guards.{name}" for name in sorted(GUARDS)]
+    + ["core.judge", "core.headroom", "core.layout", "core.packing", "types"]
+    + ["transforms", "transforms.guard", "health.alerts", "train_step"],
+)
+def test_the_examples_in_the_docstrings_run(module):
+    assert doctest.testmod(importlib.import_module(f"stabjax.{module}")).failed == 0
+
+
+def test_what_is_no_guard_is_refused_by_both_faces():
+    with pytest.raises(TypeError, match="every guard must be a Guard, got 'clip'"):
+        inspect.unwrap(guard)(optax.sgd(1.0), "clip")
+    with pytest.raises(ValueError, match="guards must be Guard objects, got 'clip'"):
+        inspect.unwrap(make_train_step)(min, optax.sgd(1.0), guards=["clip"])
