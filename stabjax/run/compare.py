@@ -105,11 +105,21 @@ def compare(
         records[arm.name] = _train_arm(arm, root, progress)
         data["arms"].append(_entry(arm, records[arm.name], module.SUMMARY))
         _write(root, data)  # after each arm: a page can be made while others train
+    return _conclude(root, data, records, module)
+
+
+def _conclude(
+    root: pathlib.Path,
+    data: dict[str, Any],
+    records: dict[str, list[RunRecord]],
+    module: Any,
+) -> ComparisonResult:
+    """Read the figures of all arms, and write the table and the page."""
     cells = {
-        arm.name: [Cell.from_json(cell) for cell in entry["cells"]]
-        for arm, entry in zip(arms, data["arms"], strict=True)
+        entry["name"]: [Cell.from_json(cell) for cell in entry["cells"]]
+        for entry in data["arms"]
     }
-    main = [arm.name for arm in arms if not arm.ablation]
+    main = [entry["name"] for entry in data["arms"] if not entry["ablation"]]
     data["reading"] = _reading(module, {name: records[name] for name in main}, cells)
     data.update(_facts(records))
     _write(root, data)
