@@ -94,8 +94,27 @@ def _squares(leaf: Array, units: tuple[float, ...]) -> list[Array]:
         pairs = zip(_squares(leaf.real, units), _squares(leaf.imag, units), strict=True)
         return [real + imaginary for real, imaginary in pairs]
     wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-    scaled = (wide if u == 1.0 else wide * jnp.asarray(u, wide.dtype) for u in units)
-    return [jnp.square(x) for x in scaled]
+    return [square_in_unit(wide, u) for u in units]
+
+
+def square_in_unit(x: Float[Array, "..."], unit: float) -> Float[Array, "..."]:
+    """Return ``(x * unit)**2``, right also where ``x**2`` would overflow.
+
+    Args:
+        x: Any floats.
+        unit: Exact power of two.
+
+    Returns:
+        The squares, same shape and dtype.
+    """
+    if unit == 1.0:
+        return jnp.square(x)
+    scaled = x * jnp.asarray(unit, x.dtype)
+    if x.size == 1:
+        # XLA would make (x * x) * (u * u) of one element, infinity times zero. A
+        # bound that only an infinity reaches keeps it from that.
+        scaled = jnp.minimum(jnp.abs(scaled), jnp.asarray(2.0**100, x.dtype))
+    return jnp.square(scaled)
 
 
 def _sums(leaf: Array, units: tuple[float, ...], axis: int | None) -> tuple[Array, ...]:
@@ -109,8 +128,15 @@ def _both_sums(leaf: Array, spread: bool) -> tuple[Array, ...]:
     units = (1.0, SMALL_UNIT)
     if spread or leaf.size <= STACK_LIMIT or not is_inexact(leaf):
         return _sums(leaf, units, None)
+    # XLA on CPU adds up a pair one element after the other, which stops at 2**24.
+    return jax.lax.platform_dependent(
+        leaf, cpu=lambda x: _sums(x, units, None), default=_paired_sums
+    )
+
+
+def _paired_sums(leaf: Array) -> tuple[Array, ...]:
     # XLA takes a large sum in two stages; a pair shares the second one as well.
-    plain, small = (x.astype(jnp.float32) for x in _squares(leaf, units))
+    plain, small = (x.astype(jnp.float32) for x in _squares(leaf, (1.0, SMALL_UNIT)))
     zero = jnp.zeros((), jnp.float32)
     return tuple(
         jax.lax.reduce(
@@ -123,8 +149,8 @@ def _both_sums(leaf: Array, spread: bool) -> tuple[Array, ...]:
 
 
 def is_ambiguous(plain: Float[Array, " leaves"]) -> Flag:
-    """Return whether an infinite sum may be the overflow of a finite gradient."""
-    return jnp.isinf(jnp.sum(plain))
+    """Return whether an infinite sum may be the overflow of a finite leaf."""
+    return jnp.any(jnp.isinf(plain))
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:
@@ -220,7 +246,7 @@ def _over_leaves(
     """Reduce over the leaves at once: both sums, and the first bad leaf or -1."""
     leaves = plain.shape[0]
     if small is None:
-        small = jnp.square(leaf_norms * SMALL_UNIT)
+        small = square_in_unit(leaf_norms, SMALL_UNIT)
     places = jnp.arange(leaves, dtype=jnp.int32)
     total, huge, first = jax.lax.reduce(
         (plain, small, jnp.where(leaf_finite, leaves, places)),
