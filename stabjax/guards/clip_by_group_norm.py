@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from stabjax.core.measure import SMALL_UNIT
+from stabjax.core.measure import SMALL_UNIT, square_in_unit
 from stabjax.core.running import (
     count_where,
     running_geometric_mean,
@@ -112,11 +112,11 @@ def group_norms(
     """
     belongs = np.zeros((groups, len(members)), np.bool_)
     belongs[list(members), range(len(members))] = True
-    # Divide by the largest, an exact power of two away from one, before squaring.
-    small = jnp.any(leaf_norms > 2.0**60)
-    unit = jnp.where(small, jnp.float32(SMALL_UNIT), jnp.float32(1.0))
-    squares = jnp.square(leaf_norms * unit)
-    return jnp.sqrt(jnp.sum(jnp.where(belongs, squares[None, :], 0.0), axis=1)) / unit
+    # In both units, so that one huge group does not flush the others to zero.
+    squares = [square_in_unit(leaf_norms, unit) for unit in (1.0, SMALL_UNIT)]
+    shares = jnp.where(belongs[None], jnp.stack(squares)[:, None, :], 0.0)
+    plain, small = jnp.sqrt(jnp.sum(shares, axis=2))
+    return jnp.where(jnp.isfinite(plain), plain, small / SMALL_UNIT)
 
 
 def _checked_prefixes(name: str, groups: Sequence[str]) -> tuple[str, ...]:
