@@ -19,8 +19,9 @@ _ALERTS: dict[str, Alert] = dict(
         strict=True,
     )
 )
-# Norms are judged by their logarithm; below this one they are all alike.
-_SMALLEST_NORM = 1e-30
+# Norms are judged by their logarithm. Below this one they are all alike: the
+# squares of their elements leave the range of float32, and the norm measures zero.
+_SMALLEST_NORM = 1e-18
 # A twentieth of the level: rounding noise on a flat series is never a deviation.
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 1e-6
@@ -35,7 +36,7 @@ class SkipSpikesState(NamedTuple):
         seen: Values in the statistics [steps].
         center: Running mean: of the loss, or of the logarithm of a norm.
         spread: Running mean absolute deviation from it.
-        streak: Consecutive refusals of this signal [steps].
+        streak: Refusals of this signal since it was last learned [steps].
         spikes: All refusals of this signal [steps].
     """
 
@@ -60,20 +61,21 @@ def skip_spikes(
     ``x > center + deviations * max(spread, floor)``, where center and spread are
     running means of ``x`` and of ``|x - center|`` over accepted steps.
 
-    A value that is not finite or was refused never enters the statistics. A lasting
-    shift of level is accepted at the latest after ``rebase_after`` refusals in a
-    row: the statistics then start anew from there. A flat series never trips,
-    because the floor is a twentieth of its level. During warm-up a jump by a factor
-    of 100 is refused already. The update norm is that of the step before, a signal
-    that often leads the loss; the step after such an update is refused once, which
-    is the moment for `back_off` to act.
+    A step that is not finite or that this guard refuses never enters the statistics
+    of any signal. A lasting shift of level is accepted at the latest after
+    ``rebase_after`` refusals: the statistics then start anew from there. A flat
+    series never trips, because the floor is a twentieth of its level. During warm-up
+    a jump by a factor of 100 is refused already. The update norm is that of the step
+    before, a signal that often leads the loss; the step after such an update is
+    refused once, which is the moment for `back_off` to act.
 
     Args:
         signals: Any of ``"loss"``, ``"gradient_norm"``, ``"update_norm"``.
         deviations: Allowed distance in mean absolute deviations, in (0, inf).
         decay: Memory of the statistics, in [0, 1); 0.98 is about 50 steps.
         warmup: Values to see before the spread is trusted [steps], >= 2.
-        rebase_after: Refusals in a row before the new level is taken [steps], >= 1.
+        rebase_after: Refusals for one signal, with no accepted step between,
+            before its new level is taken [steps], >= 1.
 
     Returns:
         The guard.
@@ -118,22 +120,23 @@ def skip_spikes(
     ) -> tuple[SkipSpikesState, Verdict]:
         values, measured = _signals(labels, stats)
         distance = values - state.center
-        spike = measured & (distance > _limit(state, is_norm, deviations, warmup))
-        rebase = spike & (state.streak >= rebase_after)
-        spike &= ~rebase
-        state = _learn(state, values, measured & ~spike, rebase, decay)
-        state = state._replace(
-            streak=jnp.where(
-                measured, jnp.where(spike, state.streak + 1, 0), state.streak
-            ),
-            spikes=count_where(state.spikes, spike),
-        )
+        over = measured & (distance > _limit(state, is_norm, deviations, warmup))
+        rebase = over & (state.streak >= rebase_after)
+        spike = over & ~rebase
         # Scalar by scalar: a reduction would be a kernel of its own on a GPU.
         accept, alerts = jnp.ones((), jnp.bool_), jnp.zeros((), jnp.int32)
         for index, signal in enumerate(labels):
             accept &= ~spike[index]
             alerts |= _ALERTS[signal].when(spike[index])
-            alerts |= Alert.REBASED.when(rebase[index])
+        learn = measured & accept & stats.finite
+        rebased = rebase & learn
+        for index in range(len(labels)):
+            alerts |= Alert.REBASED.when(rebased[index])
+        state = _learn(state, values, learn, rebased, decay)
+        state = state._replace(
+            streak=jnp.where(learn, 0, count_where(state.streak, spike)),
+            spikes=count_where(state.spikes, spike),
+        )
         return state, verdict(accept=accept, alerts=alerts)
 
     reads_loss = "loss" in labels
