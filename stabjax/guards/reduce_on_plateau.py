@@ -17,7 +17,7 @@ class ReduceOnPlateauState(NamedTuple):
         bad: Averages since the last improvement.
         cooldown_left: Averages to go before counting starts again.
         reductions: Times the scale was reduced.
-        sum: Sum of the finite losses of the unfinished average [loss].
+        sum: The unfinished average: finite losses over ``accumulation_size`` [loss].
         in_sum: How many those are [steps].
     """
 
@@ -50,8 +50,8 @@ def reduce_on_plateau(
     mirrored for ``"max"``; after more than ``patience`` averages that are not, the
     scale becomes ``max(scale * factor, min_scale)`` and the next ``cooldown``
     averages are not counted. Here ``|best|`` makes it right for negative losses,
-    where torch and optax take a worse value for a better one; non-finite losses
-    are left out of the average instead of spoiling it; the statistics are float32
+    where torch and optax take a worse value for a better one; a step that is not
+    finite is left out of the average instead of spoiling it; the statistics are float32
     in whatever dtype the parameters are; and ``patience=0`` means what it says.
 
     Args:
@@ -114,12 +114,12 @@ def reduce_on_plateau(
         state: ReduceOnPlateauState, stats: StepStats
     ) -> tuple[ReduceOnPlateauState, Verdict]:
         loss = _metric(name, stats, metric)
-        finite = jnp.isfinite(loss)
-        total = state.sum + jnp.where(finite, loss, 0.0)
+        finite = jnp.isfinite(loss) & stats.finite
+        # Divided before it is added, so that no sum of finite losses overflows.
+        total = state.sum + jnp.where(finite, loss / accumulation_size, 0.0)
         in_sum = state.in_sum + finite.astype(jnp.int32)
         full = in_sum >= accumulation_size
-        average = total / jnp.maximum(in_sum, 1).astype(jnp.float32)
-        better = is_better(average, state.best)
+        better = is_better(total, state.best)
         bad = jnp.where(better, 0, state.bad + 1)
         cooling = state.cooldown_left > 0
         bad = jnp.where(cooling, 0, bad)
@@ -129,7 +129,7 @@ def reduce_on_plateau(
         cooldown_left = jnp.maximum(state.cooldown_left - 1, 0)
         after = ReduceOnPlateauState(
             scale=jnp.where(reduced, lower, state.scale),
-            best=jnp.where(better, average, state.best),
+            best=jnp.where(better, total, state.best),
             bad=jnp.where(due, 0, bad),
             cooldown_left=jnp.where(due, cooldown, cooldown_left).astype(jnp.int32),
             reductions=state.reductions + reduced.astype(jnp.int32),
