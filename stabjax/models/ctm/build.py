@@ -1,6 +1,7 @@
 """From a configuration to a task the runner can train."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +44,6 @@ def build(
         ValueError: If no task fits the configuration.
     """
     tasks = load_tasks(config)
-    options = {} if snapshot_every is None else {"snapshot_every": snapshot_every}
     if config.mcmc_optimizer == "separate" and config.mcmc_loss != "none":
         optimizer = _apart(optimizer)
     train = make_train_step(
@@ -51,7 +51,7 @@ def build(
         optimizer,
         guards=guards,
         window=window,
-        **options,
+        snapshot_every=snapshot_every,
     )
 
     def batch_at(position: int) -> dict[str, Any]:
@@ -59,9 +59,7 @@ def build(
 
     def init(key: Any) -> Any:
         key_params, key_state = jax.random.split(key)
-        params = initial_parameters(
-            Machine(config, tasks.puzzles, nnx.Rngs(params=key_params))
-        )
+        params = first_parameters(config, tasks.puzzles)(key_params)
         state = initial_state(config, key_state)
         return train.init(params, batch_at(0), model_state=state)
 
@@ -70,6 +68,22 @@ def build(
         return evaluate(tasks, config, state.params, plastic)
 
     return Task(train=train, init=init, batch_at=batch_at, evaluate=scores)
+
+
+@functools.cache
+def first_parameters(config: Config, puzzles: int) -> Callable[[Any], Any]:
+    """Return the jitted function from a key to the parameters, one per configuration.
+
+    It runs once, so on CPU it is compiled in haste: drawing every leaf by itself
+    takes three times as long.
+    """
+    hasty = jax.default_backend() == "cpu"
+
+    def draw(key: Any) -> Any:
+        return initial_parameters(Machine(config, puzzles, nnx.Rngs(params=key)))
+
+    options = {"xla_backend_optimization_level": 0} if hasty else None
+    return jax.jit(draw, compiler_options=options)
 
 
 def _apart(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

