@@ -121,10 +121,14 @@ def judge(
     if squarable:
         decision = _refuse_unsquarable(decision, stats)
     halt = decision.halt | core.halted
-    alerts = decision.alerts | Alert.HALT.when(halt)
+    # What has halted moves no more, not even back.
+    back = decision.roll_back & ~halt
+    alerts = decision.alerts | Alert.HALT.when(halt) | Alert.ROLLBACK.when(back)
     # A step from which the state returns to a snapshot is not applied as well.
-    accept = decision.accept & ~halt & ~decision.roll_back
-    return tuple(states), decision._replace(accept=accept, halt=halt, alerts=alerts)
+    accept = decision.accept & ~halt & ~back
+    return tuple(states), decision._replace(
+        accept=accept, roll_back=back, halt=halt, alerts=alerts
+    )
 
 
 def _finite_contract(stats: StepStats) -> Verdict:

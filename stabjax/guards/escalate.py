@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from stabjax.guards import check
-from stabjax.types import Alert, Count, Guard, StepStats, Verdict, verdict
+from stabjax.types import Count, Guard, StepStats, Verdict, verdict
 
 
 class EscalateState(NamedTuple):
@@ -71,10 +71,6 @@ def escalate(
             since=jnp.where(roll_back, 0, since),
             rollbacks=state.rollbacks + roll_back.astype(jnp.int32),
         )
-        return state, verdict(
-            roll_back=roll_back,
-            halt=halt,
-            alerts=Alert.ROLLBACK.when(roll_back),
-        )
+        return state, verdict(roll_back=roll_back, halt=halt)
 
     return Guard(name, init, judge, rolls_back=max_rollbacks > 0)
