@@ -142,7 +142,13 @@ class Applier:
             fine = ~becomes_nonfinite(trial.params, params)
             fine &= ~becomes_nonfinite(trial.inner, inner)
             return params, inner, fine | decision.waive
-        kept = jax.tree.map(_keep_finite, params, trial.params)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            # The last line of defense: nothing turns non-finite unless it is waived.
+            fine = jnp.isfinite(new) | decision.waive if is_inexact(new) else True
+            return jnp.where(fine, new, old)
+
+        kept = jax.tree.map(keep, params, trial.params)
         return kept, inner, jnp.ones((), jnp.bool_)
 
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
@@ -258,8 +264,3 @@ def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
         if is_inexact(after)
     ]
     return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), jnp.bool_)
-
-
-def _keep_finite(new: jax.Array, old: jax.Array) -> jax.Array:
-    """Keep an element whose new value is not finite: the last line of defense."""
-    return jnp.where(jnp.isfinite(new), new, old) if is_inexact(new) else new
