@@ -12,6 +12,7 @@ import optax
 from stabjax.core import judge as judging
 from stabjax.core.layout import layout_of
 from stabjax.guards import GUARDS
+from stabjax.health import decode
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 from stabjax.types import StepStats
@@ -298,3 +299,9 @@ def judge_series(given, **series):
     one, many = _judging(given)
     rows = next(iter(series.values())).ndim == 2
     return Trace(*jax.tree.map(np.asarray, (many if rows else one)(series)))
+
+
+def rows_of(state):
+    """Return the decoded telemetry of a train state."""
+    ring = state.telemetry
+    return decode(ring.schema, np.asarray(ring.floats), np.asarray(ring.ints))
