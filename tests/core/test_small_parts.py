@@ -1,0 +1,113 @@
+"""Packing, running means, names of leaves, and how verdicts combine."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import stats_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stabjax.core.judge import combine_verdicts, init_core, judge
+from stabjax.core.layout import layout_of
+from stabjax.core.packing import pack, unpack
+from stabjax.core.running import count_where, running_geometric_mean, running_mean
+from stabjax.guards import back_off, clip_by_global_norm, clip_by_group_norm
+from stabjax.types import Alert, verdict
+
+
+def test_a_tree_of_scalars_and_vectors_survives_packing_bit_for_bit():
+    tree = {
+        "flag": jnp.asarray(True),
+        "big": jnp.asarray(2**31 - 1, jnp.int32),
+        "nan": jnp.asarray([np.nan, -0.0, 1e-45], jnp.float32),
+        "flags": jnp.asarray([True, False]),
+        "none": (),
+    }
+    back = unpack(pack(tree), tree)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    for ours, given_ in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
+        assert ours.dtype == given_.dtype
+        assert np.asarray(ours).tobytes() == np.asarray(given_).tobytes()
+
+
+@pytest.mark.parametrize("tree", [{"a": jnp.float32(1)}, {"a": jnp.int32(1)}])
+def test_a_tree_of_one_kind_is_packed_too(tree):
+    packed = pack(tree)
+    assert packed.floats.shape == packed.ints.shape
+    assert unpack(packed, tree)["a"] == 1
+
+
+finite = st.floats(-1e3, 1e3, width=32)
+
+
+@given(st.lists(finite, min_size=1, max_size=30))
+def test_a_running_mean_starts_as_the_plain_average(values):
+    mean = np.float32(0)
+    for seen, value in enumerate(values):
+        mean = running_mean(
+            jnp.float32(mean), jnp.float32(value), jnp.int32(seen), 0.99
+        )
+    np.testing.assert_allclose(mean, np.mean(values, dtype=np.float64), atol=1e-2)
+
+
+def test_a_running_mean_then_forgets_exponentially():
+    mean = running_mean(jnp.float32(2.0), jnp.float32(12.0), jnp.int32(1000), 0.9)
+    np.testing.assert_allclose(mean, 3.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("mean_of", [running_mean, running_geometric_mean])
+def test_no_running_mean_takes_what_is_not_finite(mean_of, value):
+    assert mean_of(jnp.float32(2.0), jnp.float32(value), jnp.int32(3), 0.9) == 2.0
+
+
+def test_a_count_saturates_instead_of_wrapping_around():
+    largest = jnp.asarray(np.iinfo(np.int32).max)
+    assert count_where(largest, jnp.asarray(True)) == largest
+    assert count_where(jnp.int32(4), jnp.asarray([True, False])).tolist() == [5, 4]
+
+
+def test_leaves_are_named_by_their_path():
+    tree = {"b": [1.0, {"c": 2.0}], "a": 3.0}
+    assert layout_of(tree).leaves == ("a", "b/0", "b/1/c")
+    assert layout_of(1.0).leaves == ("parameters",)
+
+
+def test_verdicts_combine_whatever_their_order():
+    one = verdict(gradient_scale=0.5, update_scale=0.5, alerts=1)
+    two = verdict(accept=False, gradient_scale=jnp.asarray([0.2, 0.9]), alerts=4)
+    three = verdict(update_scale=0.5, halt=True, roll_back=True, waive=True)
+    left = combine_verdicts(combine_verdicts(one, two), three)
+    right = combine_verdicts(three, combine_verdicts(two, one))
+    for a, b in zip(left, right, strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(left.gradient_scale, [0.2, 0.5])
+    assert (left.update_scale, left.alerts) == (0.25, 5)
+    assert not left.accept
+    assert left.halt & left.roll_back & left.waive
+
+
+def test_two_clips_take_the_smaller_bound_of_each_leaf():
+    guards = (clip_by_global_norm(max_norm=5.0), clip_by_group_norm(groups=["head"]))
+    stats = stats_of(grad_norm=10.0, leaf_norms=[6.0, 0.0, 8.0])
+    _, decision = judge(guards, init_core(guards), stats, squarable=False)
+    np.testing.assert_allclose(
+        decision.gradient_scale, [1 / 6, 1 / 6, 1 / 8], rtol=1e-6
+    )
+
+
+def test_alerts_of_all_guards_are_one_bit_set():
+    guards = (clip_by_global_norm(), back_off())
+    core = init_core(guards)._replace(consecutive_refused=jnp.int32(1))
+    _, decision = judge(guards, core, stats_of(core, grad_norm=9.0), squarable=False)
+    assert decision.alerts == int(Alert.CLIPPED | Alert.BACK_OFF)
+    assert decision.accept
+
+
+def test_a_norm_too_large_for_its_reciprocal_is_refused():
+    for norm, accepted in ((2.0**119, True), (2.0**121, False)):
+        guards = (clip_by_global_norm(),)
+        stats = stats_of(grad_norm=norm)
+        _, decision = judge(guards, init_core(guards), stats, squarable=True)
+        assert bool(decision.accept) is accepted
