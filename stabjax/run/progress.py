@@ -1,10 +1,11 @@
 """What a person sees while a run goes: a live line, or plain lines, or nothing."""
 
+import io
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 Rows = Sequence[Mapping[str, Any]]
 PLAIN_EVERY = 5.0  # seconds between two plain lines
@@ -35,8 +36,8 @@ class Plain(Silent):
         out: Where to; standard error by default.
     """
 
-    def __init__(self, out: TextIO | None = None):
-        self._out = out or sys.stderr
+    def __init__(self, out: io.TextIOBase | None = None):
+        self._out: Any = out or sys.stderr
         self._total = 0
         self._shown = -math.inf
         self._rate = _Rate(0)

@@ -55,8 +55,11 @@ def test_a_state_comes_back_bit_for_bit_and_donatable(folder):
     assert jax.tree.structure(state) == jax.tree.structure(state_of())
     addresses = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if x.size]
     assert len(set(addresses)) == len(addresses)
-    out = jax.jit(lambda s: jax.tree.map(lambda x: x, s), donate_argnums=0)(state)
+    same = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), donate_argnums=0)
+    out = same(state)
     assert bits(out) == bits(state_of(2.0))
+    assert state["w"].is_deleted()
+    assert out["w"].unsafe_buffer_pointer() in addresses  # taken over, not copied
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
@@ -108,6 +111,14 @@ def test_an_empty_folder_called_like_a_step_is_skipped(folder):
     found = Checkpoints(folder).restore_latest(state_of())
     assert found is not None
     assert found[0] == 20
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "3", "null", '{"a": 1}', "\xff"])
+def test_a_list_of_checksums_that_is_none_is_damage(folder, text):
+    (folder / "00000020" / "checksums.json").write_text(text, "latin-1")
+    found = Checkpoints(folder).restore_latest(state_of())
+    assert found is not None
+    assert found[0] == 10
 
 
 def test_no_intact_checkpoint_is_an_error_and_stays_one(folder):

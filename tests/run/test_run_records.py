@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabjax.run.records import JsonLines, encode, read_lines
-from stabjax.run.sinks import shortest
+from stabjax.run.sinks import diverged, shortest
 
 
 def refuse_constants(name):
@@ -72,3 +72,18 @@ def test_reading_skips_what_is_no_record(tmp_path):
     path.write_bytes(b'{"a":1}\n\xff\n[1]\n\n{"a":2}\n{"a"')
     assert [row["a"] for row in read_lines(path)] == [1, 2]
     assert read_lines(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "answer"),
+    [
+        ([], False),
+        ([(1, 0.5)], False),
+        ([(1, 0.5), (0, 0.5)], False),
+        ([(0, 0.5), (0, 0.5)], True),
+        ([(1, 0.5), (1, math.nan)], True),
+        ([(1, math.inf)], True),
+    ],
+)
+def test_a_run_diverged_if_it_ended_non_finite_or_refusing(rows, answer):
+    assert diverged([{"accepted": a, "loss": loss} for a, loss in rows]) is answer
