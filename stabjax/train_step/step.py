@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
@@ -72,9 +73,10 @@ class GuardedStep:
         telemetry = init_telemetry(
             self.window, params, aux, self.guards or (), self._inner_counts(opt_state)
         )
-        return TrainState(
+        state = TrainState(
             params, opt_state, model_state, pack(core), telemetry, sampled, snapshot
         )
+        return _on_the_mesh_of(params, state)
 
     def _settled(self, params: Params, opt_state: PyTree) -> PyTree:
         # Some optimizers widen their state in the first update, such as moments of
@@ -201,6 +203,22 @@ class GuardedStep:
         if self.form == "select":
             return select(condition, new, old)
         return jax.lax.cond(condition, lambda n, _: n, lambda _, o: o, new, old)
+
+
+def _on_the_mesh_of(params: Params, state: TrainState) -> TrainState:
+    # A step returns everything on the mesh of the parameters. A counter that starts
+    # on one device would cost a second compilation.
+    placed = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]
+    if not meshes:
+        return state
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+
+    def place(leaf: Array) -> Array:
+        alone = len(leaf.sharding.device_set) < everywhere.num_devices
+        return jax.device_put(leaf, everywhere) if alone else leaf
+
+    return jax.tree.map(place, state)
 
 
 def _copy(leaf: Any, dtype: Any = None) -> Array:
