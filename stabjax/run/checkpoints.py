@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from stabjax.config.errors import ConfigError
@@ -211,8 +212,16 @@ def _read_arrays(path: pathlib.Path, like: Any) -> Any:
             path, args=ocp.args.PyTreeRestore(item=wanted, restore_args=how)
         )
     leaves, structure = jax.tree.flatten(like)
-    # Copied: a restored array may share memory that XLA cannot take over by donation.
     fresh = [
-        jnp.copy(arrays.get(f"{index:05d}", leaf)) for index, leaf in enumerate(leaves)
+        _fresh(arrays.get(f"{index:05d}", leaf), leaf)
+        for index, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, fresh)
+
+
+def _fresh(array: Any, like: Any) -> jax.Array:
+    # Copied: a restored array may share memory that XLA cannot take over by donation.
+    # orbax also pins it to its device, which `jit` takes for another signature: a step
+    # that was compiled for the state as built would be compiled again.
+    pinned = getattr(like, "committed", True)
+    return jnp.copy(array if pinned else np.asarray(array))

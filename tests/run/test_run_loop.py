@@ -100,6 +100,8 @@ def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config
     first, _ = go("s0", "train.seed=0", task=task)
     second, _ = go("s1", "train.seed=1", task=task)
     assert bits(first.state.params) != bits(second.state.params)
+    resumed, _ = go("s1", "train.seed=1", "train.steps=50", task=task)
+    assert resumed.steps == 50
     assert task.train.step._cache_size() == 1
 
 
