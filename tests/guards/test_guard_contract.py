@@ -109,10 +109,10 @@ def test_the_state_of_a_guard_stays_finite_whatever_it_is_shown(face, form, warm
 
 
 def test_a_fault_in_the_very_first_step_is_refused(face):
-    start = face.init(params_of())
-    before = bits(face.held(start))
-    start = face.step(start, batch_of(gradient=GRADIENTS[0]))
-    assert bits(face.held(start)) == before
+    before = bits(face.held(face.init(params_of())))
+    for fault in ({"gradient": GRADIENTS[0]}, {"loss": np.nan}):
+        state = face.step(face.init(params_of()), batch_of(**fault))
+        assert bits(face.held(state)) == before
 
 
 def test_a_step_is_traced_once(face, warm):
