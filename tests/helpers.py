@@ -269,19 +269,11 @@ class Trace(NamedTuple):
 @functools.cache
 def _judging(given):
     def step(core, reading):
-        states, decision = judging.judge(
-            (given,), core, stats_of(core, **reading), squarable=False
-        )
-        core = judging.advance(core, states, decision, decision.accept)
-        return core, (
-            decision.accept,
-            decision.update_scale,
-            decision.gradient_scale,
-            decision.alerts,
-            decision.roll_back,
-            decision.halt,
-            states[0],
-        )
+        stats = stats_of(core, **reading)
+        states, said = judging.judge((given,), core, stats, squarable=False)
+        core = judging.advance(core, states, said, said.accept)
+        scales = (said.accept, said.update_scale, said.gradient_scale)
+        return core, (*scales, said.alerts, said.roll_back, said.halt, states[0])
 
     def whole(series):
         return jax.lax.scan(step, judging.init_core((given,)), series)[1]
