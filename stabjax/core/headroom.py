@@ -1,5 +1,7 @@
 """For which optimizers a bounded gradient proves a finite state."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,6 +9,8 @@ from jaxtyping import PyTree
 
 from stabjax.core.layout import is_inexact
 
+# An element of at most 2**62 has a square of at most 2e37, in the range of float32.
+LARGEST_SQUARABLE = 2.0**62
 # Linear or quadratic in the gradient, elementwise. Everything else is checked.
 _AT_MOST_QUADRATIC = frozenset(
     {
@@ -45,6 +49,54 @@ def holds_squares(opt_state: PyTree) -> bool:
         if is_inexact(leaf)
     )
     return wide and _is_known(opt_state)
+
+
+def survives_probe(
+    optimizer: optax.GradientTransformationExtraArgs, params: PyTree
+) -> bool:
+    """Return whether the optimizer stays finite at the largest gradient let through.
+
+    A stateless part does not say what it computes. So the optimizer is tried, while
+    the step is traced, on one element per leaf: at no gradient, at a usual one, and
+    at both ends of the range. An optimizer that cannot run on such a tree fails.
+
+    Args:
+        optimizer: The inner optimizer.
+        params: Parameters, of which the structure, ranks and dtypes count.
+
+    Returns:
+        Whether updates, state and parameters were finite every time.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> broken = optax.stateless(lambda g, p: jax.tree.map(jnp.log, g))
+        >>> params = {"w": jnp.zeros(3)}
+        >>> survives_probe(optax.with_extra_args_support(broken), params)
+        False
+    """
+    with jax.ensure_compile_time_eval():
+        small = jax.tree.map(lambda x: jnp.ones((1,) * x.ndim, x.dtype), params)
+        state = optimizer.init(small)
+        for size in (0.0, 1.0, -LARGEST_SQUARABLE, LARGEST_SQUARABLE):
+            gradients = jax.tree.map(functools.partial(_filled, size), small)
+            try:
+                updates, after = optimizer.update(
+                    gradients, state, small, value=jnp.float32(1.0)
+                )
+            except (TypeError, ValueError):
+                return False
+            if not _all_finite((updates, after)):
+                return False
+    return True
+
+
+def _filled(size: float, leaf: jax.Array) -> jax.Array:
+    return jnp.full_like(leaf, size) if is_inexact(leaf) else jnp.zeros_like(leaf)
+
+
+def _all_finite(tree: PyTree) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 
 
 def _is_known(state: PyTree) -> bool:

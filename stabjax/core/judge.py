@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from stabjax.core.headroom import LARGEST_SQUARABLE
 from stabjax.core.measure import Progress
 from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
 
 # Beyond this norm float32 cannot hold both the norm and its reciprocal.
 LARGEST_NORM = 2.0**120
-# An element of at most 2**62 has a square of at most 2e37, in the range of float32.
-LARGEST_SQUARABLE = 2.0**62
 
 
 class Core(NamedTuple):

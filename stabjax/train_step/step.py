@@ -21,7 +21,7 @@ from stabjax.core.apply import (
     becomes_nonfinite,
     select,
 )
-from stabjax.core.headroom import holds_squares
+from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.measure import components_of
 from stabjax.core.packing import pack, unpack
 from stabjax.health.ring import init_telemetry, record
@@ -171,8 +171,11 @@ class GuardedStep:
         return after._replace(telemetry=telemetry), Row(floats, ints)
 
     def _applier(self, state: TrainState) -> Applier:
-        safe = holds_squares(state.opt_state)
-        check = self.finite_check or ("headroom" if safe else "outcome")
+        check = self.finite_check
+        if check is None:
+            known = holds_squares(state.opt_state)
+            safe = known and survives_probe(self.optimizer, state.params)
+            check = "headroom" if safe else "outcome"
         # `init` leaves the sample empty where it finds parameters sharded.
         spread = state.sample.shape[0] == 0
         return Applier(self.optimizer, self.guards, self.form, check, spread)

@@ -163,7 +163,6 @@ def test_a_float16_state_has_no_headroom():
     assert holds_squares(optax.adam(0.1).init(wide))
 
 
-@pytest.mark.xfail(reason="an EmptyState does not say what its optimizer computes")
 def test_a_stateless_optimizer_of_unknown_degree_gets_the_outcome_check(form):
     state, step = stepper(form, None, nan_from_finite())
     assert last(step(state, gradient(3.0)))["accepted"] == 0
