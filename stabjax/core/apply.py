@@ -153,8 +153,11 @@ class Applier:
 
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure for the telemetry and apply, whatever it is."""
-        plain = sums_of_squares(trial.gradients)
-        _, seen, stats = self._judge(trial, core, Sums(plain, None))
+        if self.form == "select":
+            sums = sums_in_both_units(trial.gradients, spread=self.spread)
+        else:
+            sums = _remeasured(trial.gradients, sums_of_squares(trial.gradients))
+        _, seen, stats = self._judge(trial, core, sums)
         updates, inner = self.optimizer.update(
             trial.gradients, trial.inner, trial.params, **trial.extra
         )
@@ -179,13 +182,8 @@ class Applier:
         shapes = self._judge(trial, core, Sums(plain, plain))
 
         def decide(judged, applied, params, inner):
-            small = jax.lax.cond(
-                is_ambiguous(plain),
-                lambda: sums_of_squares(trial.gradients, SMALL_UNIT),
-                # Infinite: what is not measured proves nothing finite.
-                lambda: jnp.full_like(plain, jnp.inf),
-            )
-            judged = self._judge(trial, core, Sums(plain, small))
+            sums = _remeasured(trial.gradients, plain)
+            judged = self._judge(trial, core, sums)
             go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
             return go_on, pack(judged), applied, params, inner
 
@@ -212,6 +210,17 @@ class Applier:
         _, judged, applied, params, inner = carry
         states, decision, stats = unpack(judged, shapes)
         return _outcome(params, inner, applied, stats, decision, core, states)
+
+
+def _remeasured(gradients: PyTree, plain: jax.Array) -> Sums:
+    """Add the sums in the small unit, in a second pass, where those in one overflow."""
+    small = jax.lax.cond(
+        is_ambiguous(plain),
+        lambda: sums_of_squares(gradients, SMALL_UNIT),
+        # Infinite: what is not measured proves nothing finite.
+        lambda: jnp.full_like(plain, jnp.inf),
+    )
+    return Sums(plain, small)
 
 
 def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
