@@ -91,7 +91,10 @@ def survives_probe(
 
 
 def _filled(size: float, leaf: jax.Array) -> jax.Array:
-    return jnp.full_like(leaf, size) if is_inexact(leaf) else jnp.zeros_like(leaf)
+    if not is_inexact(leaf):
+        return jnp.zeros_like(leaf)
+    largest = float(jnp.finfo(leaf.dtype).max)
+    return jnp.full_like(leaf, min(max(size, -largest), largest))
 
 
 def _all_finite(tree: PyTree) -> bool:
