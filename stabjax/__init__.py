@@ -41,8 +41,6 @@ _HOME = {
 }
 _MODULES = ("guards", "health", "losses", "numerics", "transforms", "types")
 
-__all__ = ["__version__", *_HOME, *_MODULES]
-
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
@@ -53,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_HOME, *_MODULES])

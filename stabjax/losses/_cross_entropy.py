@@ -1,5 +1,6 @@
 """Cross-entropy of integer labels, exact in its tails and inert where masked."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
@@ -72,6 +73,9 @@ def cross_entropy_per_example(
         position that counts makes its loss NaN, and so does a label out of range:
         neither is dropped in silence. Where masked out, anything goes.
 
+    Raises:
+        AssertionError: If the labels have another shape than the positions.
+
     Gradient:
         ``softmax(logits) - onehot(label)``; zero where masked out.
 
@@ -84,6 +88,8 @@ def cross_entropy_per_example(
         >>> [round(x, 4) for x in losses.tolist()]
         [0.6931, 0.0]
     """
+    # Checked while tracing: labels of shape (batch, 1) would broadcast in silence.
+    chex.assert_shape(labels, logits.shape[:-1])
     labels = labels.astype(jnp.int32)
     valid = _valid(labels, mask, ignore_label)
     # Selected before the first operation: 0 * NaN in the backward pass is NaN.
@@ -114,6 +120,9 @@ def cross_entropy(
     Returns:
         The loss [nat], float32 (float64 for float64 logits). NaN if a position that
         counts has a NaN in its logits or a label out of range.
+
+    Raises:
+        AssertionError: If the labels have another shape than the positions.
 
     Gradient:
         ``(softmax(logits) - onehot(label)) / n`` over the n positions that count;

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -42,6 +43,7 @@ def fenchel_young(
 
     Raises:
         ValueError: If ``reduction`` is neither.
+        AssertionError: If the shapes of ``theta``, ``mu`` and ``target`` differ.
 
     Gradient:
         ``(mu - target) / n`` with respect to ``theta``, without the ``1/n`` for
@@ -63,6 +65,8 @@ def fenchel_young(
         raise ValueError(
             f"fenchel_young: reduction must be 'mean' or 'sum', got {reduction!r}."
         )
+    # Checked while tracing: one row for all cells would broadcast in silence.
+    chex.assert_equal_shape([theta, mu, target])
     counts = jnp.ones(theta.shape[:-1], jnp.bool_) if mask is None else mask
     gap = jax.lax.stop_gradient(widen(mu) - widen(target))
     gap = jnp.where(counts[..., None], gap, 0.0)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -121,3 +122,10 @@ def test_labels_may_be_bytes_and_the_batch_may_have_any_rank():
     flat = oracle(logits.reshape(18, 10), np.full(18, 7))[0]
     np.testing.assert_allclose(losses.reshape(18), flat, rtol=1e-5)
     assert cross_entropy(logits[0, 0, 0], labels[0, 0, 0]).shape == ()
+
+
+def test_labels_that_would_broadcast_are_refused(monkeypatch):
+    # As users run it: without the type checker that the tests switch on.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(AssertionError, match="shape"):
+        cross_entropy(jnp.zeros((4, 3)), jnp.zeros((4, 1), jnp.int32))

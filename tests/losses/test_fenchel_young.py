@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -148,3 +149,10 @@ def test_an_unknown_reduction_is_refused():
     x = jnp.ones((1, 2))
     with pytest.raises(Exception, match="reduction"):
         fenchel_young(x, x, x, reduction="average")
+
+
+def test_one_row_for_all_cells_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    rows = jnp.ones((4, 3))
+    with pytest.raises(AssertionError, match="shape"):
+        fenchel_young(rows, rows, rows[:1])
