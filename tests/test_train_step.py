@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import compilations
 from helpers import (
     KEY,
     adamw,
@@ -198,3 +199,11 @@ def test_a_model_state_that_the_loss_does_not_return_is_refused_at_init():
     train = make_train_step(loss, optax.sgd(0.1))
     with pytest.raises(ValueError, match="only one of the two was given"):
         train.init({"w": jnp.ones(2)}, jnp.ones(()), model_state=jnp.zeros(()))
+
+
+def test_the_step_is_compiled_under_the_name_that_the_tests_look_for():
+    train = make_train_step(lambda p, b, k: (p**2 * b, {}), optax.sgd(0.1), window=3)
+    state = train.init(jnp.float32(1.0), jnp.float32(1.0))
+    with compilations() as compiled:
+        train.step(state, jnp.float32(1.0), jax.random.key(0))
+    assert compiled.count("jit(one)") == 1
