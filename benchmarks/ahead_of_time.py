@@ -1,6 +1,7 @@
 """Compile the optimizer step for a GPU and a TPU that are not there, and count.
 
     python benchmarks/ahead_of_time.py gpu mlp transformer
+    python benchmarks/ahead_of_time.py tpu mlp --devices 8
 
 Needs the compilers, which are wheels and need no device (`make aot` installs them
 into build/aot, apart from the environment):
@@ -9,7 +10,8 @@ into build/aot, apart from the environment):
         jax-cuda12-plugin==<jax version> jax-cuda12-pjrt==<jax version> libtpu
 
 Prints one JSON object per tree. Bytes are in units of N, the bytes of the
-parameters: on the GPU counted from the program, on the TPU as XLA says.
+parameters: on the GPU counted from the program, on the TPU as XLA says. On several
+devices, large leaves are sharded along their first axis, and collectives are counted.
 """
 
 import argparse
@@ -48,26 +50,34 @@ device_description_str: "NVIDIA H200"
 """
 
 
-def sharding(target: str) -> jax.sharding.Sharding:
-    """Return the sharding that places everything on one device of the target."""
+def mesh(target: str, devices: int) -> jax.sharding.Mesh:
+    """Return a mesh of devices of the target, none of which is there."""
     if target == "gpu":
         topology = topologies.get_topology_desc(
-            platform="cuda", target_config=_H200, topology="1x1x1"
+            platform="cuda", target_config=_H200, topology=f"1x1x{devices}"
         )
     else:
-        topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-    mesh = jax.sharding.Mesh([topology.devices[0]], ("device",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
+    return jax.sharding.Mesh(topology.devices[:devices], ("device",))
 
 
-def measure(target: str, tree_name: str) -> dict[str, dict[str, float]]:
+def measure(target: str, tree_name: str, devices: int) -> dict[str, dict[str, float]]:
     """Compile every program for the target and count."""
     tree = programs.TREES[tree_name]()
     unit = programs.bytes_of(tree)
-    placed = sharding(target)
+    where = mesh(target, devices)
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
+        axes = jax.sharding.PartitionSpec()
+        if devices > 1 and leaf.size >= 1024 and leaf.shape[0] % devices == 0:
+            axes = jax.sharding.PartitionSpec("device")
+        return jax.sharding.NamedSharding(where, axes)
+
+    # What `init` does by itself where it finds parameters sharded.
+    options = {"sample_updates": devices == 1}
     rows = {}
-    for name, program in programs.programs("select").items():
-        compiled = programs.compile_for(program, tree, placed)
+    for name, program in programs.programs("select", **options).items():
+        compiled = programs.compile_for(program, tree, place)
         counts = hlo.traffic(compiled.as_text())
         moved = counts.bytes if target == "gpu" else programs.accessed(compiled)
         rows[name] = counts._asdict() | {"bytes": round(moved / unit, 4)}
@@ -78,10 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", choices=("gpu", "tpu"))
     parser.add_argument("trees", nargs="+", choices=sorted(programs.TREES))
+    parser.add_argument("--devices", type=int, default=1, choices=(1, 8))
     arguments = parser.parse_args()
     for tree in arguments.trees:
-        rows = measure(arguments.target, tree)
-        record = {"target": arguments.target, "tree": tree, "jax": jax.__version__}
+        rows = measure(arguments.target, tree, arguments.devices)
+        record = {"target": arguments.target, "devices": arguments.devices}
+        record |= {"tree": tree, "jax": jax.__version__}
         print(json.dumps(record | {"programs": rows}), flush=True)
 
 

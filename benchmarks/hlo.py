@@ -16,6 +16,10 @@ _SHAPE = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
 _LINE = re.compile(r"\s*(?:ROOT )?%(\S+) = (.+?) ([\w-]+)\((.*)$")
 _KERNELS = ("fusion", "reduce", "sort", "custom-call", "scatter", "gather")
 _COPIES = ("copy", "copy-start")
+_COLLECTIVE = re.compile(
+    r" (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
+    r"(?:-start)?\("
+)
 
 
 class Traffic(NamedTuple):
@@ -25,12 +29,14 @@ class Traffic(NamedTuple):
         kernels: Launches, copies apart.
         copies: Device-to-device copies.
         conditionals: Conditionals and loops; each stalls the host.
+        collectives: Exchanges between devices.
         bytes: Bytes read and written by both.
     """
 
     kernels: int
     copies: int
     conditionals: int
+    collectives: int
     bytes: int
 
 
@@ -55,7 +61,7 @@ def traffic(text: str) -> Traffic:
             kernels += 1
             moved += _moved(name, rest, sizes, computations)
     stalls = len(re.findall(r" (?:conditional|while)\(", text))
-    return Traffic(kernels, copies, stalls, moved)
+    return Traffic(kernels, copies, stalls, len(_COLLECTIVE.findall(text)), moved)
 
 
 def _computations(text: str) -> dict[str, list[str]]:

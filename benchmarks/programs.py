@@ -126,27 +126,38 @@ def clipped() -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(MAX_NORM), adamw())
 
 
-def programs(form: str | None = None) -> dict[str, Program]:
-    """Return the programs by name, ours last."""
+def programs(form: str | None = None, **options: Any) -> dict[str, Program]:
+    """Return the programs by name, ours last and with the options given."""
     return {
         "adamw": plain(adamw()),
         "clip+adamw": plain(clipped()),
         "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
-        "guarded": guarded(form),
+        "guarded": guarded(form, **options),
     }
 
 
 def compile_for(
-    program: Program, tree: Any, sharding: Any = None
+    program: Program,
+    tree: Any,
+    place: Callable[[Any], jax.sharding.Sharding] | None = None,
 ) -> jax.stages.Compiled:
-    """Compile a step for the shapes of ``tree``, on the devices of ``sharding``."""
+    """Compile a step for the shapes of ``tree``.
+
+    Args:
+        program: The step.
+        tree: Shapes of the parameters.
+        place: Says for each leaf where it lies; the default device if None.
+
+    Returns:
+        The compiled step, with its state donated.
+    """
     state = jax.eval_shape(program.init, tree)
-    if sharding is not None:
+    if place is not None:
 
-        def place(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf))
 
-        state, tree = jax.tree.map(place, (state, tree))
+        state, tree = jax.tree.map(placed, (state, tree))
     return jax.jit(program.step, donate_argnums=0).lower(state, tree).compile()
 
 

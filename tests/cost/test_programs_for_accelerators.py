@@ -14,14 +14,14 @@ WHEELS = pathlib.Path(os.environ.get("STABJAX_AOT", ROOT / "build" / "aot"))
 CLIP = "clip+adamw"
 
 
-def compiled_for(target, tree):
+def compiled_for(target, tree, *options):
     """Run the benchmark in a process of its own: the plugins stay out of ours."""
     needed = "jax_plugins/xla_cuda12" if target == "gpu" else "libtpu"
     if not (WHEELS / needed).exists():
         pytest.skip(f"no compiler for {target} in {WHEELS}; `make aot` installs it")
     script = ROOT / "benchmarks" / "ahead_of_time.py"
     done = subprocess.run(
-        [sys.executable, script, target, tree],
+        [sys.executable, script, target, tree, *options],
         capture_output=True,
         text=True,
         env=os.environ | {"STABJAX_AOT": str(WHEELS), "XLA_FLAGS": ""},
@@ -65,6 +65,17 @@ def test_tpu_program_moves_no_more_than_clipping_and_has_no_conditional():
     assert found["guarded"]["conditionals"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("target", ["gpu", "tpu"])
+def test_eight_devices_exchange_no_more_than_for_clipping(target):
+    found = compiled_for(target, "mlp", "--devices", "8")
+    assert found[CLIP]["collectives"] == 1
+    assert found["apply_if_finite(clip+adamw)"]["collectives"] == 2
+    assert found["guarded"]["collectives"] == 1
+    assert found["guarded"]["conditionals"] == 0
+
+
 def test_bytes_are_read_from_a_program_as_a_person_would():
     text = """HloModule m
 %fused (p0: f32[8,4], p1: f32[4]) -> f32[4] {
@@ -81,4 +92,4 @@ ENTRY %main (a: f32[8,4], b: f32[4]) -> f32[4] {
   ROOT %c = f32[4]{0} copy(%f)
 }
 """
-    assert hlo.traffic(text) == hlo.Traffic(1, 1, 0, 16 * 3 + 2 * 16)
+    assert hlo.traffic(text) == hlo.Traffic(1, 1, 0, 0, 16 * 3 + 2 * 16)
