@@ -35,3 +35,12 @@ def data_dir() -> pathlib.Path:
     if not folder:
         pytest.skip("STABJAX_DATA is not set: tests on real data files are skipped")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def assert_ulps():
+    """Compare with a float64 oracle in units of the last place."""
+    # Imported here, after the settings above.
+    from oracle import assert_ulps
+
+    return assert_ulps

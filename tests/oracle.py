@@ -2,10 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 
-def _assert_ulps(actual, oracle, ulps, scale=None):
+def assert_ulps(actual, oracle, ulps, scale=None):
     """Compare to ``oracle`` within ``ulps`` of its size, or of ``scale`` if given.
 
     Below the smallest normal number of the dtype, flushing to zero is allowed.
@@ -17,8 +16,3 @@ def _assert_ulps(actual, oracle, ulps, scale=None):
     error = np.abs(np.asarray(actual, np.float64) - oracle)
     allowed = np.where(np.abs(oracle) <= info.tiny, float(info.tiny), ulps * unit)
     assert np.all(error <= allowed), f"{np.max(error / unit)} ulp, {actual}, {oracle}"
-
-
-@pytest.fixture(scope="session")
-def assert_ulps():
-    return _assert_ulps
