@@ -1,7 +1,6 @@
 """Strict settings for every test: shapes checked, ranks and keys guarded."""
 
 import os
-import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight virtual devices, so that sharding is tested on any machine.
@@ -26,15 +25,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # XLA compiles inside the first example, so wall-clock deadlines mean nothing.
 hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("stabjax")
-
-
-@pytest.fixture(scope="session")
-def data_dir() -> pathlib.Path:
-    """The folder of real data sets named by STABJAX_DATA."""
-    folder = os.environ.get("STABJAX_DATA")
-    if not folder:
-        pytest.skip("STABJAX_DATA is not set: tests on real data files are skipped")
-    return pathlib.Path(folder)
 
 
 @pytest.fixture(scope="session")
