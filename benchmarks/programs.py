@@ -26,7 +26,8 @@ def mlp() -> dict[str, Any]:
     widths = (784, 1024, 384, 64, 10)
     tree = {}
     for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
-        tree[f"layer{i}"] = {"kernel": _f32(rows, columns), "bias": _f32(columns)}
+        name = "head" if i == len(widths) - 2 else f"layer{i}"
+        tree[name] = {"kernel": _f32(rows, columns), "bias": _f32(columns)}
     return tree
 
 
@@ -49,7 +50,8 @@ def transformer(layers: int = 12, width: int = 400) -> dict[str, Any]:
 
 def tiny(leaves: int = 300, size: int = 64) -> dict[str, Any]:
     """Return many small leaves."""
-    return {f"leaf{i:04d}": _f32(size) for i in range(leaves)}
+    tree = {f"leaf{i:04d}": _f32(size) for i in range(leaves - 1)}
+    return tree | {"head": _f32(size)}
 
 
 TREES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -77,7 +79,11 @@ class Program:
 
 
 def all_guards() -> list[guards.Guard]:
-    """Return every guard that needs no snapshots, as a user would switch them on."""
+    """Return the guards that give the whole tree one factor, snapshots apart.
+
+    `guards.clip_by_group_norm` gives one factor per leaf and is measured in a program
+    of its own, beside all of these: "guarded, per group".
+    """
     return [
         guards.clip_by_global_norm(max_norm=MAX_NORM),
         guards.skip_nonfinite(),
@@ -128,11 +134,15 @@ def clipped() -> optax.GradientTransformation:
 
 def programs(form: str | None = None, **options: Any) -> dict[str, Program]:
     """Return the programs by name, ours last and with the options given."""
+    per_group = guards.clip_by_group_norm(max_norm=MAX_NORM, groups=["head"])
     return {
         "adamw": plain(adamw()),
         "clip+adamw": plain(clipped()),
         "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
         "guarded": guarded(form, **options),
+        "guarded, per group": guarded(
+            form, guards=[*all_guards(), per_group], **options
+        ),
     }
 
 

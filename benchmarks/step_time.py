@@ -66,10 +66,11 @@ def loss_fn(params: Any, batch: Any, key: Any) -> tuple[jax.Array, dict[str, Any
     del key
     images, labels = batch
     hidden = images
-    for name in sorted(params):
+    layers = sorted(params, key=lambda name: (name == "head", name))
+    for name in layers:
         layer = params[name]
         hidden = hidden @ layer["kernel"] + layer["bias"][None, :]
-        if name != max(params):
+        if name != "head":
             hidden = jax.nn.relu(hidden)
     loss = optax.softmax_cross_entropy_with_integer_labels(hidden, labels).mean()
     return loss, {"raw/task": loss, "weighted/task": loss}

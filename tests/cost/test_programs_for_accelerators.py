@@ -43,11 +43,20 @@ def test_gpu_program_of_8_leaves_has_few_kernels_and_no_conditional():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.xfail(reason="three kernels more: sums per group, a factor per leaf")
+def test_gpu_program_of_8_leaves_has_few_kernels_with_clipping_per_group():
+    found = compiled_for("gpu", "mlp")
+    assert found["guarded, per group"]["kernels"] <= found[CLIP]["kernels"] + 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_gpu_program_of_150_leaves_has_no_more_kernels_than_clipping_alone():
     found = compiled_for("gpu", "transformer")
-    assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
-    assert found["guarded"]["kernels"] <= found[CLIP]["kernels"]
-    assert found["guarded"]["conditionals"] == 0
+    for name in ("guarded", "guarded, per group"):
+        assert found[name]["bytes"] <= 1.01 * found[CLIP]["bytes"]
+        assert found[name]["kernels"] <= found[CLIP]["kernels"]
+        assert found[name]["conditionals"] == 0
 
 
 @pytest.mark.slow
@@ -74,6 +83,17 @@ def test_eight_devices_exchange_no_more_than_for_clipping(target):
     assert found["apply_if_finite(clip+adamw)"]["collectives"] == 2
     assert found["guarded"]["collectives"] == 1
     assert found["guarded"]["conditionals"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.xfail(
+    reason="with a factor per leaf XLA for TPU moves 2.7 times the bytes"
+)
+def test_tpu_program_of_150_leaves_with_clipping_per_group_moves_no_more():
+    found = compiled_for("tpu", "transformer")
+    assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
+    assert found["guarded, per group"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
 
 
 def test_bytes_are_read_from_a_program_as_a_person_would():
