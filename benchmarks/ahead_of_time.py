@@ -9,9 +9,11 @@ into build/aot, apart from the environment):
     pip install --no-deps --target build/aot \
         jax-cuda12-plugin==<jax version> jax-cuda12-pjrt==<jax version> libtpu
 
-Prints one JSON object per tree. Bytes are in units of N, the bytes of the
-parameters: on the GPU counted from the program, on the TPU as XLA says. On several
-devices, large leaves are sharded along their first axis, and collectives are counted.
+Prints one JSON object per tree. Bytes are in units of N, the bytes of the parameters,
+and are those of device memory, counted from the program. For the TPU ``xla_bytes`` is
+what XLA says, which counts again what it fetches ahead into the memory of the core.
+On several devices, large leaves are sharded along their first axis, and collectives
+are counted.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
 WHEELS = pathlib.Path(os.environ.get("STABJAX_AOT", HERE.parent / "build" / "aot"))
@@ -61,7 +64,9 @@ def mesh(target: str, devices: int) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(topology.devices[:devices], ("device",))
 
 
-def measure(target: str, tree_name: str, devices: int) -> dict[str, dict[str, float]]:
+def measure(
+    target: str, tree_name: str, devices: int, groups: list[str]
+) -> dict[str, dict[str, float]]:
     """Compile every program for the target and count."""
     tree = programs.TREES[tree_name]()
     unit = programs.bytes_of(tree)
@@ -74,13 +79,18 @@ def measure(target: str, tree_name: str, devices: int) -> dict[str, dict[str, fl
         return jax.sharding.NamedSharding(where, axes)
 
     # What `init` does by itself where it finds parameters sharded.
-    options = {"sample_updates": devices == 1}
+    options: dict[str, Any] = {"sample_updates": devices == 1}
+    options["guards"] = programs.all_guards(groups)
     rows = {}
     for name, program in programs.programs("select", **options).items():
         compiled = programs.compile_for(program, tree, place)
         counts = hlo.traffic(compiled.as_text())
-        moved = counts.bytes if target == "gpu" else programs.accessed(compiled)
-        rows[name] = counts._asdict() | {"bytes": round(moved / unit, 4)}
+        rows[name] = counts._asdict()
+        # What lies behind a conditional is not counted.
+        moved = None if counts.conditionals else round(counts.bytes / unit, 4)
+        rows[name]["bytes"] = moved
+        if target == "tpu":
+            rows[name]["xla_bytes"] = round(programs.accessed(compiled) / unit, 4)
     return rows
 
 
@@ -89,10 +99,14 @@ def main() -> None:
     parser.add_argument("target", choices=("gpu", "tpu"))
     parser.add_argument("trees", nargs="+", choices=sorted(programs.TREES))
     parser.add_argument("--devices", type=int, default=1, choices=(1, 8))
+    parser.add_argument(
+        "--groups", nargs="+", default=["head"], help="prefixes clipped by themselves"
+    )
     arguments = parser.parse_args()
     for tree in arguments.trees:
-        rows = measure(arguments.target, tree, arguments.devices)
+        rows = measure(arguments.target, tree, arguments.devices, arguments.groups)
         record = {"target": arguments.target, "devices": arguments.devices}
+        record["groups"] = len(arguments.groups)
         record |= {"tree": tree, "jax": jax.__version__}
         print(json.dumps(record | {"programs": rows}), flush=True)
 

@@ -1,9 +1,11 @@
-"""Count kernels and bytes in the text of a compiled GPU program.
+"""Count kernels and bytes in the text of a compiled GPU or TPU program.
 
-XLA gives no cost analysis for a GPU program compiled without a GPU. What a program
-moves can be read from its entry computation: each kernel reads its operands and
-writes its results, except that a slice reads only the slice and a dynamic update
-writes only the update.
+XLA gives no cost analysis for a GPU program compiled without a GPU, and that of a TPU
+program counts a buffer again when it is fetched ahead into the memory of the core.
+What a program moves to and from device memory can be read from its entry computation:
+each kernel reads its operands and writes its results, except that a slice reads only
+the slice and a dynamic update writes only the update. What lies in another memory
+space, marked ``S(1)`` in the layout, is not counted.
 """
 
 import math
@@ -12,10 +14,10 @@ from typing import NamedTuple
 
 _WIDTH = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4}
 _WIDTH |= {"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}
-_SHAPE = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\]")
+_SHAPE = re.compile(r"(pred|[a-z]+\d+)\[([\d,]*)\](\{[^}]*\})?")
 _LINE = re.compile(r"\s*(?:ROOT )?%(\S+) = (.+?) ([\w-]+)\((.*)$")
-_KERNELS = ("fusion", "reduce", "sort", "custom-call", "scatter", "gather")
-_COPIES = ("copy", "copy-start")
+_KERNELS = ("fusion", "reduce", "sort", "custom-call", "scatter", "gather", "slice")
+_COPIES = ("copy", "copy-start", "slice-start")
 _COLLECTIVE = re.compile(
     r" (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
     r"(?:-start)?\("
@@ -30,7 +32,7 @@ class Traffic(NamedTuple):
         copies: Device-to-device copies.
         conditionals: Conditionals and loops; each stalls the host.
         collectives: Exchanges between devices.
-        bytes: Bytes read and written by both.
+        bytes: Bytes of device memory read and written by both.
     """
 
     kernels: int
@@ -44,7 +46,7 @@ def traffic(text: str) -> Traffic:
     """Count the kernels, copies, conditionals and bytes of a program.
 
     Args:
-        text: `jax.stages.Compiled.as_text` of a program for a GPU.
+        text: `jax.stages.Compiled.as_text` of a program for a GPU or a TPU.
 
     Returns:
         The counts of its entry computation.
@@ -56,10 +58,13 @@ def traffic(text: str) -> Traffic:
     for name, shape, operation, rest in entry:
         if operation in _COPIES:
             copies += 1
-            moved += 2 * _bytes(shape)
-        elif operation in _KERNELS:
+            moved += _copied(operation, shape)
+        elif operation in _KERNELS and "ConcatBitcast" not in rest:
             kernels += 1
-            moved += _moved(name, rest, sizes, computations)
+            if operation == "slice":
+                moved += 2 * sizes[name]
+            else:
+                moved += _moved(name, rest, sizes, computations)
     stalls = len(re.findall(r" (?:conditional|while)\(", text))
     return Traffic(kernels, copies, stalls, len(_COLLECTIVE.findall(text)), moved)
 
@@ -79,6 +84,18 @@ def _computations(text: str) -> dict[str, list[str]]:
 def _lines(lines: list[str]) -> list[tuple[str, str, str, str]]:
     matches = (_LINE.match(line) for line in lines)
     return [(m[1], m[2], m[3], m[4]) for m in matches if m]
+
+
+def _copied(operation: str, shape: str) -> int:
+    """Return what a copy reads and writes; an asynchronous one names both ends."""
+    if operation == "copy":
+        return 2 * _bytes(shape)
+    ends = [match[0] for match in _SHAPE.finditer(shape)]
+    if operation == "copy-start":
+        return sum(_bytes(end) for end in ends[:2])
+    source, target = ends[:2]
+    taken = _bytes(target.partition("{")[0])
+    return taken * (_bytes(source) > 0) + _bytes(target)
 
 
 def _moved(
@@ -131,5 +148,6 @@ def _read_of(
 def _bytes(shape: str) -> int:
     return sum(
         _WIDTH.get(kind, 4) * math.prod(int(d) for d in dims.split(",") if d)
-        for kind, dims in _SHAPE.findall(re.sub(r"\{[^}]*\}", "", shape))
+        for kind, dims, layout in _SHAPE.findall(shape)
+        if "S(" not in layout
     )

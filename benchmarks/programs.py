@@ -7,7 +7,7 @@ is not there. The unit of traffic is N, the bytes of the parameters.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,14 +78,11 @@ class Program:
     init: Callable[[Any], Any]
 
 
-def all_guards() -> list[guards.Guard]:
-    """Return the guards that give the whole tree one factor, snapshots apart.
-
-    `guards.clip_by_group_norm` gives one factor per leaf and is measured in a program
-    of its own, beside all of these: "guarded, per group".
-    """
+def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
+    """Return one of every guard, snapshots apart; every tree has a ``head``."""
     return [
         guards.clip_by_global_norm(max_norm=MAX_NORM),
+        guards.clip_by_group_norm(max_norm=MAX_NORM, groups=groups),
         guards.skip_nonfinite(),
         guards.skip_spikes(),
         guards.reduce_on_plateau(patience=100),
@@ -134,15 +131,11 @@ def clipped() -> optax.GradientTransformation:
 
 def programs(form: str | None = None, **options: Any) -> dict[str, Program]:
     """Return the programs by name, ours last and with the options given."""
-    per_group = guards.clip_by_group_norm(max_norm=MAX_NORM, groups=["head"])
     return {
         "adamw": plain(adamw()),
         "clip+adamw": plain(clipped()),
         "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
         "guarded": guarded(form, **options),
-        "guarded, per group": guarded(
-            form, guards=[*all_guards(), per_group], **options
-        ),
     }
 
 

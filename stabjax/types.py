@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -131,6 +132,36 @@ class StepStats:
     layout: Layout = dataclasses.field(metadata={"static": True})
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GroupScale:
+    """One factor per group of leaves; each stays a scalar until it is applied.
+
+    A vector of factors would be sliced in every kernel that scales a leaf, which XLA
+    for TPU answers with a copy of each leaf.
+
+    Attributes:
+        factors: One scalar per group.
+        group_of_leaf: Static index into ``factors`` of each leaf of the layout.
+    """
+
+    factors: tuple[Scalar, ...]
+    group_of_leaf: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    def smallest(self) -> Scalar:
+        """Return the smallest factor."""
+        return functools.reduce(jnp.minimum, self.factors)
+
+    def at_most(self, bound: Scalar) -> "GroupScale":
+        """Return the scale with every factor at most ``bound``."""
+        factors = tuple(jnp.minimum(factor, bound) for factor in self.factors)
+        return GroupScale(factors, self.group_of_leaf)
+
+    def per_leaf(self) -> tuple[Scalar, ...]:
+        """Return the factor of each leaf of the layout."""
+        return tuple(self.factors[group] for group in self.group_of_leaf)
+
+
 class Verdict(NamedTuple):
     """What a guard says about a step; build one with `verdict`.
 
@@ -139,7 +170,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         accept: Apply the step. The finite contract is checked besides.
-        gradient_scale: Factor on the gradient in (0, 1]: one, or one per leaf.
+        gradient_scale: Factor on the gradient in (0, 1]: one, or one per group.
         update_scale: Factor on the update of the inner optimizer, > 0.
         roll_back: Return to the last good snapshot.
         halt: Refuse this and every later step until the caller restores.
@@ -148,7 +179,7 @@ class Verdict(NamedTuple):
     """
 
     accept: Flag
-    gradient_scale: Float[Array, ""] | Float[Array, " leaves"]
+    gradient_scale: Scalar | GroupScale
     update_scale: Scalar
     roll_back: Flag
     halt: Flag
@@ -159,7 +190,7 @@ class Verdict(NamedTuple):
 def verdict(
     *,
     accept: Flag | bool = True,
-    gradient_scale: Array | float = 1.0,
+    gradient_scale: Scalar | GroupScale | float = 1.0,
     update_scale: Array | float = 1.0,
     roll_back: Flag | bool = False,
     halt: Flag | bool = False,
@@ -172,9 +203,11 @@ def verdict(
         >>> bool(verdict().accept), float(verdict(update_scale=0.5).update_scale)
         (True, 0.5)
     """
+    if not isinstance(gradient_scale, GroupScale):
+        gradient_scale = jnp.asarray(gradient_scale, jnp.float32)
     return Verdict(
         accept=jnp.asarray(accept, jnp.bool_),
-        gradient_scale=jnp.asarray(gradient_scale, jnp.float32),
+        gradient_scale=gradient_scale,
         update_scale=jnp.asarray(update_scale, jnp.float32),
         roll_back=jnp.asarray(roll_back, jnp.bool_),
         halt=jnp.asarray(halt, jnp.bool_),

@@ -15,7 +15,7 @@ from stabjax.guards import GUARDS
 from stabjax.health import decode
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
-from stabjax.types import StepStats
+from stabjax.types import GroupScale, StepStats
 
 FACES = ("branch", "select", "optax")
 # Options under which a guard has nothing to say about the tiny model.
@@ -272,7 +272,9 @@ def _judging(given):
         stats = stats_of(core, **reading)
         states, said = judging.judge((given,), core, stats, squarable=False)
         core = judging.advance(core, states, said, said.accept)
-        scales = (said.accept, said.update_scale, said.gradient_scale)
+        scale = said.gradient_scale
+        scale = scale.smallest() if isinstance(scale, GroupScale) else scale
+        scales = (said.accept, said.update_scale, scale)
         return core, (*scales, said.alerts, said.roll_back, said.halt, states[0])
 
     def whole(series):

@@ -30,6 +30,7 @@ from stabjax.core.packing import pack, unpack
 from stabjax.types import (
     Alert,
     Flag,
+    GroupScale,
     Guard,
     Params,
     Scalar,
@@ -236,27 +237,33 @@ def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def scale_leaves(tree: PyTree, scale: jax.Array) -> PyTree:
-    """Multiply every floating-point leaf by one factor, or by its own.
+def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
+    """Multiply every floating-point leaf by one factor, or by that of its group.
 
     The product is taken in float32 at least and returned in the leaf's dtype.
 
     Args:
         tree: Any tree of arrays.
-        scale: One factor, or one per leaf.
+        scale: One factor, or one per group of leaves.
 
     Returns:
         The scaled tree.
     """
     leaves, structure = jax.tree.flatten(tree)
-    scaled = []
-    for index, leaf in enumerate(leaves):
-        if is_inexact(leaf):
-            factor = scale[index] if scale.ndim else scale
-            wide = jnp.promote_types(leaf.dtype, jnp.float32)
-            leaf = (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
-        scaled.append(leaf)
+    if isinstance(scale, GroupScale):
+        factors = scale.per_leaf()
+    else:
+        factors = (scale,) * len(leaves)
+    scaled = [
+        _times(leaf, factor) if is_inexact(leaf) else leaf
+        for leaf, factor in zip(leaves, factors, strict=True)
+    ]
     return jax.tree.unflatten(structure, scaled)
+
+
+def _times(leaf: jax.Array, factor: Scalar) -> jax.Array:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
 
 
 def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:

@@ -4,12 +4,21 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from stabjax.core.headroom import LARGEST_SQUARABLE
-from stabjax.core.measure import Progress
-from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.core.measure import Progress, group_norms
+from stabjax.types import (
+    Alert,
+    Count,
+    Flag,
+    GroupScale,
+    Guard,
+    Scalar,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 # Beyond this norm float32 cannot hold both the norm and its reciprocal.
 LARGEST_NORM = 2.0**120
@@ -77,7 +86,7 @@ def combine_verdicts(first: Verdict, second: Verdict) -> Verdict:
     """
     return Verdict(
         accept=first.accept & second.accept,
-        gradient_scale=jnp.minimum(*_same_rank(first, second)),
+        gradient_scale=_smaller(first.gradient_scale, second.gradient_scale),
         update_scale=first.update_scale * second.update_scale,
         roll_back=first.roll_back | second.roll_back,
         halt=first.halt | second.halt,
@@ -86,10 +95,27 @@ def combine_verdicts(first: Verdict, second: Verdict) -> Verdict:
     )
 
 
-def _same_rank(first: Verdict, second: Verdict) -> tuple[jax.Array, jax.Array]:
-    one, other = first.gradient_scale, second.gradient_scale
-    shape = jnp.broadcast_shapes(one.shape, other.shape)
-    return jnp.broadcast_to(one, shape), jnp.broadcast_to(other, shape)
+def _smaller(
+    first: Scalar | GroupScale, second: Scalar | GroupScale
+) -> Scalar | GroupScale:
+    """Return the smaller factor for every leaf."""
+    if not isinstance(first, GroupScale):
+        if isinstance(second, GroupScale):
+            return second.at_most(first)
+        return jnp.minimum(first, second)
+    if not isinstance(second, GroupScale):
+        return first.at_most(second)
+    return _crossed(first, second)
+
+
+def _crossed(first: GroupScale, second: GroupScale) -> GroupScale:
+    """Split the groups where they cross."""
+    pairs = tuple(zip(first.group_of_leaf, second.group_of_leaf, strict=True))
+    distinct = sorted(set(pairs))
+    return GroupScale(
+        tuple(jnp.minimum(first.factors[i], second.factors[j]) for i, j in distinct),
+        tuple(distinct.index(pair) for pair in pairs),
+    )
 
 
 def judge(
@@ -152,9 +178,15 @@ def _waived(decision: Verdict, stats: StepStats) -> Verdict:
 
 def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
     scale = decision.gradient_scale
-    # The norm of all is no smaller than that of any leaf, and needs no reduction.
-    norms = scale * (stats.leaf_norms if scale.ndim else stats.grad_norm)
-    fine = jnp.all(norms <= LARGEST_SQUARABLE) | decision.waive
+    # The norm of all, or of a group, is no smaller than that of any leaf in it.
+    if isinstance(scale, GroupScale):
+        norms = group_norms(stats.leaf_norms, scale.group_of_leaf, len(scale.factors))
+        pairs = zip(scale.factors, norms, strict=True)
+        fits = [factor * norm <= LARGEST_SQUARABLE for factor, norm in pairs]
+        fine = functools.reduce(jnp.logical_and, fits)
+    else:
+        fine = scale * stats.grad_norm <= LARGEST_SQUARABLE
+    fine |= decision.waive
     too_large = stats.gradient_finite & ~fine
     return decision._replace(
         accept=decision.accept & fine,

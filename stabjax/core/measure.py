@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact, layout_of
@@ -255,6 +256,40 @@ def _over_leaves(
         (0,),
     )
     return total, huge, jnp.where(first < leaves, first, -1)
+
+
+def group_norms(
+    leaf_norms: Float[Array, " leaves"], group_of_leaf: tuple[int, ...], groups: int
+) -> tuple[Scalar, ...]:
+    """Return the norm of each group from the norms of its leaves.
+
+    Args:
+        leaf_norms: Norm of each leaf.
+        group_of_leaf: Index of the group of each leaf.
+        groups: How many groups there are; an empty one has norm zero.
+
+    Returns:
+        One scalar per group, without overflow up to 1e38.
+    """
+    # In both units, so that one huge group does not flush the others to zero.
+    squares = [square_in_unit(leaf_norms, unit) for unit in (1.0, SMALL_UNIT)]
+    member = np.asarray(group_of_leaf)
+    shares = [
+        jnp.where(member == group, square, 0.0)
+        for group in range(groups)
+        for square in squares
+    ]
+    sums = jax.lax.reduce(
+        tuple(shares),
+        (jnp.float32(0),) * len(shares),
+        lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)),
+        (0,),
+    )
+    roots = [jnp.sqrt(total) for total in sums]
+    return tuple(
+        jnp.where(jnp.isfinite(plain), plain, small / SMALL_UNIT)
+        for plain, small in zip(roots[::2], roots[1::2], strict=True)
+    )
 
 
 def _finite_flags(components: dict[str, Scalar]) -> Array:

@@ -1,21 +1,29 @@
 """Clip each group of parameters by its own norm, so that none starves the rest."""
 
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from stabjax.core.measure import SMALL_UNIT, square_in_unit
+from stabjax.core.measure import group_norms
 from stabjax.core.running import (
     count_where,
     running_geometric_mean,
     running_mean,
 )
 from stabjax.guards import check
-from stabjax.types import Alert, Guard, Layout, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    GroupScale,
+    Guard,
+    Layout,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 _DECAY = 0.99
 REST = "rest"
@@ -77,46 +85,31 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
     ) -> tuple[ClipByGroupNormState, Verdict]:
         members = _members(name, stats.layout, prefixes)
         norms = group_norms(stats.leaf_norms, members, len(labels))
-        finite = jnp.isfinite(norms)
-        clipped = finite & (norms > max_norm)
-        ratios = jnp.where(clipped, max_norm / norms, jnp.float32(1.0))
-        share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
-        state = ClipByGroupNormState(
-            seen=count_where(state.seen, finite),
-            clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
-            typical_norm=running_geometric_mean(
-                state.typical_norm, norms, state.seen, _DECAY
-            ),
+        clipped = [jnp.isfinite(norm) & (norm > max_norm) for norm in norms]
+        factors = tuple(
+            jnp.where(over, max_norm / norm, jnp.float32(1.0))
+            for over, norm in zip(clipped, norms, strict=True)
         )
-        # Groups are runs of leaves as a rule, but not always: look each leaf up.
-        scale = ratios[np.asarray(members, np.int32)]
-        return state, verdict(
-            gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(clipped))
-        )
+        scale = GroupScale(factors, members)
+        alerts = Alert.CLIPPED.when(functools.reduce(jnp.logical_or, clipped))
+        state = _counted(state, jnp.stack(norms), jnp.stack(clipped))
+        return state, verdict(gradient_scale=scale, alerts=alerts)
 
     return Guard(name, init, judge, labels=labels)
 
 
-def group_norms(
-    leaf_norms: Float[Array, " leaves"], members: tuple[int, ...], groups: int
-) -> Float[Array, " groups"]:
-    """Return the norm of each group from the norms of its leaves.
-
-    Args:
-        leaf_norms: Norm of each leaf.
-        members: Index of the group of each leaf.
-        groups: How many groups there are; an empty one has norm zero.
-
-    Returns:
-        The norms, without overflow up to 1e38.
-    """
-    belongs = np.zeros((groups, len(members)), np.bool_)
-    belongs[list(members), range(len(members))] = True
-    # In both units, so that one huge group does not flush the others to zero.
-    squares = [square_in_unit(leaf_norms, unit) for unit in (1.0, SMALL_UNIT)]
-    shares = jnp.where(belongs[None], jnp.stack(squares)[:, None, :], 0.0)
-    plain, small = jnp.sqrt(jnp.sum(shares, axis=2))
-    return jnp.where(jnp.isfinite(plain), plain, small / SMALL_UNIT)
+def _counted(
+    state: ClipByGroupNormState, norms: Array, clipped: Array
+) -> ClipByGroupNormState:
+    finite = jnp.isfinite(norms)
+    share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
+    return ClipByGroupNormState(
+        seen=count_where(state.seen, finite),
+        clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
+        typical_norm=running_geometric_mean(
+            state.typical_norm, norms, state.seen, _DECAY
+        ),
+    )
 
 
 def _checked_prefixes(name: str, groups: Sequence[str]) -> tuple[str, ...]:

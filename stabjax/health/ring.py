@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from stabjax.core.apply import Outcome
 from stabjax.core.layout import layout_of
 from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
-from stabjax.types import Aux, Guard, Params
+from stabjax.types import Aux, GroupScale, Guard, Params
 
 
 @jax.tree_util.register_dataclass
@@ -108,12 +108,13 @@ def _write(ring: Array, row: Array, place: Array) -> Array:
 def _row(outcome, guards, aux, counts) -> tuple[Array, Array]:
     """Return the columns in the order that `init_telemetry` names them."""
     stats, decision, core = outcome.stats, outcome.decision, outcome.core
+    scale = decision.gradient_scale
     common = (
         stats.loss,
         stats.grad_norm,
         stats.update_norm,
         stats.update_ratio,
-        jnp.min(decision.gradient_scale, initial=1.0),
+        scale.smallest() if isinstance(scale, GroupScale) else scale,
         decision.update_scale,
     )
     whole = (

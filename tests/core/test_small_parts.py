@@ -1,5 +1,6 @@
 """Packing, running means, names of leaves, and how verdicts combine."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from stabjax.core.layout import layout_of
 from stabjax.core.packing import pack, unpack
 from stabjax.core.running import count_where, running_geometric_mean, running_mean
 from stabjax.guards import back_off, clip_by_global_norm, clip_by_group_norm
-from stabjax.types import Alert, verdict
+from stabjax.types import Alert, GroupScale, verdict
 
 
 def test_a_tree_of_scalars_and_vectors_survives_packing_bit_for_bit():
@@ -76,13 +77,14 @@ def test_leaves_are_named_by_their_path():
 
 def test_verdicts_combine_whatever_their_order():
     one = verdict(gradient_scale=0.5, update_scale=0.5, alerts=1)
-    two = verdict(accept=False, gradient_scale=jnp.asarray([0.2, 0.9]), alerts=4)
+    groups = GroupScale((jnp.float32(0.2), jnp.float32(0.9)), (0, 1, 1))
+    two = verdict(accept=False, gradient_scale=groups, alerts=4)
     three = verdict(update_scale=0.5, halt=True, roll_back=True, waive=True)
     left = combine_verdicts(combine_verdicts(one, two), three)
     right = combine_verdicts(three, combine_verdicts(two, one))
-    for a, b in zip(left, right, strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_allclose(left.gradient_scale, [0.2, 0.5])
+    chex.assert_trees_all_equal(left, right)
+    np.testing.assert_allclose(left.gradient_scale.factors, [0.2, 0.5])
+    assert left.gradient_scale.group_of_leaf == (0, 1, 1)
     assert (left.update_scale, left.alerts) == (0.25, 5)
     assert not left.accept
     assert left.halt & left.roll_back & left.waive
@@ -92,9 +94,30 @@ def test_two_clips_take_the_smaller_bound_of_each_leaf():
     guards = (clip_by_global_norm(max_norm=5.0), clip_by_group_norm(groups=["head"]))
     stats = stats_of(grad_norm=10.0, leaf_norms=[6.0, 0.0, 8.0])
     _, decision = judge(guards, init_core(guards), stats, squarable=False)
-    np.testing.assert_allclose(
-        decision.gradient_scale, [1 / 6, 1 / 6, 1 / 8], rtol=1e-6
-    )
+    scale = decision.gradient_scale
+    np.testing.assert_allclose(scale.per_leaf(), [1 / 6, 1 / 6, 1 / 8], rtol=1e-6)
+
+
+def test_groups_that_differ_are_split_where_they_cross():
+    rows = GroupScale((jnp.float32(0.1), jnp.float32(0.4)), (0, 0, 1, 1))
+    columns = GroupScale((jnp.float32(0.3), jnp.float32(0.2)), (0, 1, 0, 1))
+    one, two = verdict(gradient_scale=rows), verdict(gradient_scale=columns)
+    both = combine_verdicts(one, two).gradient_scale
+    np.testing.assert_allclose(both.per_leaf(), [0.1, 0.1, 0.3, 0.2])
+    np.testing.assert_allclose(both.smallest(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("bound", "head", "accepted"),
+    [(2.0**70, 2.0**61, True), (2.0**70, 2.0**63, False), (1.0, 2.0**63, True)],
+)
+def test_a_group_is_refused_if_its_square_overflows_after_clipping(
+    bound, head, accepted
+):
+    clip = clip_by_group_norm(max_norm=bound, groups=["head"])
+    stats = stats_of(grad_norm=head, leaf_norms=[1.0, 0.0, head])
+    _, decision = judge((clip,), init_core((clip,)), stats, squarable=True)
+    assert decision.accept == accepted
 
 
 def test_alerts_of_all_guards_are_one_bit_set():

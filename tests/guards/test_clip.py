@@ -8,8 +8,8 @@ import pytest
 from helpers import judge_series
 
 from stabjax.core.layout import layout_of
+from stabjax.core.measure import group_norms
 from stabjax.guards import clip_by_global_norm, clip_by_group_norm
-from stabjax.guards.clip_by_group_norm import group_norms
 from stabjax.transforms import guard
 from stabjax.types import Alert
 
