@@ -58,6 +58,14 @@ class Alert(enum.IntFlag):
     HALT = 1 << 13
     ACCEPTED_NONFINITE = 1 << 14
     REBASED = 1 << 15
+    MOMENTS_RESET = 1 << 16
+    REPAIRED = 1 << 17
+    UPDATE_RATIO = 1 << 18
+    SATURATED = 1 << 19
+    EMPTY = 1 << 20
+    SENTINEL = 1 << 21
+    TRIVIAL = 1 << 22
+    LOSS_SCALE = 1 << 23
 
     def when(self, condition: Flag) -> Count:
         """Return the bit as int32 where ``condition`` holds, else 0."""
@@ -66,9 +74,15 @@ class Alert(enum.IntFlag):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Static description of a parameter tree: the order of its leaves by name."""
+    """Static description of a parameter tree.
+
+    Attributes:
+        leaves: Path of each leaf, in the order of `jax.tree.leaves`.
+        sizes: How many elements each has.
+    """
 
     leaves: tuple[str, ...]
+    sizes: tuple[int, ...]
 
     def members(self, prefixes: tuple[str, ...]) -> tuple[int, ...]:
         """Return for each leaf the index of its group; the last index is the rest.
@@ -109,7 +123,9 @@ class StepStats:
         step: Attempted steps before this one.
         applied: Steps applied before this one.
         consecutive_refused: Length of the streak of refusals just before this step.
-        layout: Static names of the leaves.
+        repaired: Gradient elements that were not finite and were set to zero.
+        metrics: Every other scalar that the loss reports, float32; may be NaN.
+        layout: Static names and sizes of the leaves.
     """
 
     loss: Scalar
@@ -129,6 +145,8 @@ class StepStats:
     step: Count
     applied: Count
     consecutive_refused: Count
+    repaired: Count
+    metrics: dict[str, Scalar]
     layout: Layout = dataclasses.field(metadata={"static": True})
 
 
@@ -175,6 +193,8 @@ class Verdict(NamedTuple):
         roll_back: Return to the last good snapshot.
         halt: Refuse this and every later step until the caller restores.
         waive: Apply the step although it is not finite (optax compatibility).
+        reset_moments: Start the inner optimizer anew after this step, counters and
+            schedules included; from a guard that ``resets_moments``.
         alerts: Bits of `Alert`.
     """
 
@@ -184,6 +204,7 @@ class Verdict(NamedTuple):
     roll_back: Flag
     halt: Flag
     waive: Flag
+    reset_moments: Flag
     alerts: Count
 
 
@@ -195,6 +216,7 @@ def verdict(
     roll_back: Flag | bool = False,
     halt: Flag | bool = False,
     waive: Flag | bool = False,
+    reset_moments: Flag | bool = False,
     alerts: Count | int = 0,
 ) -> Verdict:
     """Build a `Verdict` with strong dtypes; what is left out is neutral.
@@ -212,6 +234,7 @@ def verdict(
         roll_back=jnp.asarray(roll_back, jnp.bool_),
         halt=jnp.asarray(halt, jnp.bool_),
         waive=jnp.asarray(waive, jnp.bool_),
+        reset_moments=jnp.asarray(reset_moments, jnp.bool_),
         alerts=jnp.asarray(alerts, jnp.int32),
     )
 
@@ -230,6 +253,11 @@ class Guard:
         labels: Names of the entries of the vector fields of the state.
         rolls_back: Whether it can ask for a rollback, which needs snapshots.
         reads_loss: Whether it judges on the loss, which `guard` then requires.
+        resets_moments: Whether it can ask for a reset of the inner optimizer.
+        repairs: Whether non-finite gradient elements are set to zero, and counted,
+            before anything is measured.
+        loss_scale: ``state -> scale``, a power of two that multiplies the loss while
+            it is differentiated; the guard itself sees true units.
     """
 
     name: str
@@ -238,3 +266,6 @@ class Guard:
     labels: tuple[str, ...] = ()
     rolls_back: bool = False
     reads_loss: bool = False
+    resets_moments: bool = False
+    repairs: bool = False
+    loss_scale: Callable[[Any], Scalar] | None = None

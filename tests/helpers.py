@@ -250,6 +250,8 @@ def stats_of(core=None, **given):
         step=core.step,
         applied=core.applied,
         consecutive_refused=core.consecutive_refused,
+        repaired=jnp.asarray(given.get("repaired", 0), jnp.int32),
+        metrics={k: jnp.float32(v) for k, v in given.get("metrics", {}).items()},
         layout=given.get("layout", layout_of(params_of())),
     )
 

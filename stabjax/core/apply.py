@@ -17,6 +17,14 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
+from stabjax.core.elementwise import (
+    becomes_nonfinite,
+    divided,
+    nonfinite_elements,
+    repair,
+    scale_leaves,
+    select,
+)
 from stabjax.core.layout import is_inexact
 from stabjax.core.measure import (
     SMALL_UNIT,
@@ -30,7 +38,6 @@ from stabjax.core.packing import pack, unpack
 from stabjax.types import (
     Alert,
     Flag,
-    GroupScale,
     Guard,
     Params,
     Scalar,
@@ -56,6 +63,8 @@ class Trial(NamedTuple):
         inner: State of the inner optimizer before the step.
         extra: Extra arguments for the inner optimizer, ``value`` among them.
         model_state_finite: Whether the new model state is finite.
+        metrics: What else the loss reports, see `measure.metrics_of`.
+        unit: What the loss was multiplied by before it was differentiated, or None.
     """
 
     gradients: PyTree
@@ -65,6 +74,8 @@ class Trial(NamedTuple):
     inner: PyTree
     extra: Mapping[str, Any]
     model_state_finite: Flag | bool = True
+    metrics: dict[str, Scalar] | None = None
+    unit: Scalar | None = None
 
 
 class Outcome(NamedTuple):
@@ -116,7 +127,14 @@ class Applier:
             return self._select(trial, core)
         return self._branch(trial, core)
 
+    def _gradients(self, trial: Trial) -> PyTree:
+        """Return the gradients as they count: repaired, if a guard repairs."""
+        # Formed anew where it is used: a result kept would be one more tree.
+        repairs = any(guard.repairs for guard in self.guards or ())
+        return repair(trial.gradients) if repairs else trial.gradients
+
     def _judge(self, trial: Trial, core: judging.Core, sums: Sums):
+        repairs = any(guard.repairs for guard in self.guards or ())
         stats = step_stats(
             trial.gradients,
             sums,
@@ -124,6 +142,9 @@ class Applier:
             trial.components,
             core.progress(),
             trial.model_state_finite,
+            metrics=trial.metrics,
+            repaired=nonfinite_elements(trial.gradients) if repairs else 0,
+            unit=trial.unit,
         )
         squarable = self.finite_check == "headroom"
         states, decision = judging.judge(
@@ -133,7 +154,10 @@ class Applier:
 
     def _update(self, trial: Trial, decision: Verdict):
         """Run the inner optimizer; return new params, new state, and if all is well."""
-        gradients = scale_leaves(trial.gradients, decision.gradient_scale)
+        scale = decision.gradient_scale
+        if trial.unit is not None:
+            scale = divided(scale, trial.unit)
+        gradients = scale_leaves(self._gradients(trial), scale)
         updates, inner = self.optimizer.update(
             gradients, trial.inner, trial.params, **trial.extra
         )
@@ -168,7 +192,7 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, ())
 
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
-        sums = sums_in_both_units(trial.gradients, spread=self.spread)
+        sums = sums_in_both_units(self._gradients(trial), spread=self.spread)
         states, decision, stats = self._judge(trial, core, sums)
         params, inner, fine = self._update(trial, decision)
         applied = decision.accept & fine
@@ -177,13 +201,13 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, states)
 
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
-        plain = sums_of_squares(trial.gradients)
+        plain = sums_of_squares(self._gradients(trial))
         # What is judged crosses the loop as two vectors, not as eighty scalars.
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
         shapes = self._judge(trial, core, Sums(plain, plain))
 
         def decide(judged, applied, params, inner):
-            sums = _remeasured(trial.gradients, plain)
+            sums = _remeasured(self._gradients(trial), plain)
             judged = self._judge(trial, core, sums)
             go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
             return go_on, pack(judged), applied, params, inner
@@ -230,53 +254,3 @@ def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
     decision = decision._replace(alerts=alerts)
     core = judging.advance(core, states, decision, applied)
     return Outcome(params, inner, applied, stats, decision, core)
-
-
-def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
-    """Return ``new`` where ``condition`` holds, else ``old``, leaf by leaf."""
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
-def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
-    """Multiply every floating-point leaf by one factor, or by that of its group.
-
-    The product is taken in float32 at least and returned in the leaf's dtype.
-
-    Args:
-        tree: Any tree of arrays.
-        scale: One factor, or one per group of leaves.
-
-    Returns:
-        The scaled tree.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    if isinstance(scale, GroupScale):
-        factors = scale.per_leaf()
-    else:
-        factors = (scale,) * len(leaves)
-    scaled = [
-        _times(leaf, factor) if is_inexact(leaf) else leaf
-        for leaf, factor in zip(leaves, factors, strict=True)
-    ]
-    return jax.tree.unflatten(structure, scaled)
-
-
-def _times(leaf: jax.Array, factor: Scalar) -> jax.Array:
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
-
-
-def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
-    """Return whether any element that was finite no longer is."""
-
-    def lost(before: jax.Array, after: jax.Array) -> Flag:
-        return jnp.any(jnp.isfinite(before) & ~jnp.isfinite(after))
-
-    flags = [
-        lost(before, after)
-        for before, after in zip(
-            jax.tree.leaves(old), jax.tree.leaves(new), strict=True
-        )
-        if is_inexact(after)
-    ]
-    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), jnp.bool_)

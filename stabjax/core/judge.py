@@ -91,6 +91,7 @@ def combine_verdicts(first: Verdict, second: Verdict) -> Verdict:
         roll_back=first.roll_back | second.roll_back,
         halt=first.halt | second.halt,
         waive=first.waive | second.waive,
+        reset_moments=first.reset_moments | second.reset_moments,
         alerts=first.alerts | second.alerts,
     )
 
@@ -148,11 +149,18 @@ def judge(
     halt = decision.halt | core.halted
     # What has halted moves no more, not even back.
     back = decision.roll_back & ~halt
-    alerts = decision.alerts | Alert.HALT.when(halt) | Alert.ROLLBACK.when(back)
+    # A halted state is kept as it was found.
+    reset = decision.reset_moments & ~halt
+    alerts = (
+        decision.alerts
+        | Alert.HALT.when(halt)
+        | Alert.ROLLBACK.when(back)
+        | Alert.MOMENTS_RESET.when(reset)
+    )
     # A step from which the state returns to a snapshot is not applied as well.
     accept = decision.accept & ~halt & ~back
     return tuple(states), decision._replace(
-        accept=accept, roll_back=back, halt=halt, alerts=alerts
+        accept=accept, roll_back=back, halt=halt, reset_moments=reset, alerts=alerts
     )
 
 

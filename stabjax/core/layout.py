@@ -1,5 +1,6 @@
 """Names of the leaves of a parameter tree, fixed when a step is traced."""
 
+import math
 from typing import Any
 
 import jax
@@ -23,7 +24,10 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 def layout_of(tree: Any) -> Layout:
     """Return the layout of a tree, leaves in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return Layout(tuple(leaf_name(path) for path, _ in leaves))
+    return Layout(
+        leaves=tuple(leaf_name(path) for path, _ in leaves),
+        sizes=tuple(math.prod(jnp.shape(leaf)) for _, leaf in leaves),
+    )
 
 
 def is_inexact(leaf: Any) -> bool:

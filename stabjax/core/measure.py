@@ -163,6 +163,16 @@ def components_of(aux: Aux) -> dict[str, Scalar]:
     }
 
 
+def metrics_of(aux: Aux) -> dict[str, Scalar]:
+    """Return every other scalar of ``aux`` in float32."""
+    components = components_of(aux)
+    return {
+        name: jnp.asarray(value).astype(jnp.float32)
+        for name, value in sorted(aux.items())
+        if name != "model_state" and name not in components
+    }
+
+
 class Progress(NamedTuple):
     """What a step has to know of the steps before it.
 
@@ -188,6 +198,10 @@ def step_stats(
     components: dict[str, Scalar],
     progress: Progress,
     model_state_finite: Flag | bool = True,
+    *,
+    metrics: dict[str, Scalar] | None = None,
+    repaired: Count | int = 0,
+    unit: Scalar | None = None,
 ) -> StepStats:
     """Turn the sums of one step into the scalars that guards judge on.
 
@@ -200,6 +214,9 @@ def step_stats(
         components: From `components_of`.
         progress: Counters before this step.
         model_state_finite: Whether the new model state is finite.
+        metrics: From `metrics_of`.
+        repaired: How many elements were set to zero before.
+        unit: What the gradient was multiplied by; norms are divided by it.
 
     Returns:
         The statistics: scalars, and one norm per leaf.
@@ -216,6 +233,8 @@ def step_stats(
     # The sum over leaves can overflow although no leaf does.
     overflow = gradient_finite & jnp.isinf(total)
     grad_norm = jnp.where(overflow, jnp.sqrt(huge) / SMALL_UNIT, jnp.sqrt(total))
+    if unit is not None:
+        grad_norm, leaf_norms = grad_norm / unit, leaf_norms / unit
     fine = _finite_flags(components)
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
@@ -237,6 +256,8 @@ def step_stats(
         step=progress.step,
         applied=progress.applied,
         consecutive_refused=progress.consecutive_refused,
+        repaired=jnp.asarray(repaired, jnp.int32),
+        metrics=metrics or {},
         layout=layout_of(gradients),
     )
 

@@ -84,6 +84,38 @@ _EXPLANATIONS = {
         "A lasting shift of level was taken as the new normal.",
         "Check that the shift was meant, such as a new data set or schedule.",
     ),
+    Alert.MOMENTS_RESET: Explanation(
+        "The optimizer state was set back to its start.",
+        "Nothing to do; updates are larger than usual for a few steps.",
+    ),
+    Alert.REPAIRED: Explanation(
+        "Gradient elements that were not finite were set to zero.",
+        "Find their cause at the first bad leaf: a repaired step trains on less.",
+    ),
+    Alert.UPDATE_RATIO: Explanation(
+        "The update was too large or too small for its parameters for a while.",
+        "Change the learning rate, or look for dead or frozen parameters.",
+    ),
+    Alert.SATURATED: Explanation(
+        "Too large a share of a quantity sat at its bound, where gradients vanish.",
+        "Widen the bound, or use one whose gradient stays alive.",
+    ),
+    Alert.EMPTY: Explanation(
+        "A loss was a mean over an empty set.",
+        "Look at the mask or the selection of this batch.",
+    ),
+    Alert.SENTINEL: Explanation(
+        "A metric had the value that stands for a missing one.",
+        "Look at where it is computed: nothing was measured.",
+    ),
+    Alert.TRIVIAL: Explanation(
+        "The loss is no better than that of a predictor that knows nothing.",
+        "Check labels, masks and whether gradients reach the network.",
+    ),
+    Alert.LOSS_SCALE: Explanation(
+        "The loss scale was lowered, because the scaled gradient overflowed.",
+        "Nothing to do, unless it reaches its floor.",
+    ),
 }
 
 

@@ -73,7 +73,6 @@ def record(
     telemetry: Telemetry,
     outcome: Outcome,
     guards: Sequence[Guard],
-    aux: Aux,
     counts: dict[str, Array],
 ) -> tuple[Telemetry, Float[Array, " floats"], Int[Array, " ints"]]:
     """Write the row of one step into the ring.
@@ -82,13 +81,12 @@ def record(
         telemetry: The ring.
         outcome: What became of the step.
         guards: The guards, in the order of ``outcome.core.guards``.
-        aux: What the loss returned beside its value.
         counts: Further integer columns.
 
     Returns:
         The ring, and the row by itself.
     """
-    floats, ints = _row(outcome, guards, aux, counts)
+    floats, ints = _row(outcome, guards, counts)
     place = outcome.stats.step % telemetry.floats.shape[0]
     return (
         Telemetry(
@@ -105,7 +103,7 @@ def _write(ring: Array, row: Array, place: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(ring, row[None], place, axis=0)
 
 
-def _row(outcome, guards, aux, counts) -> tuple[Array, Array]:
+def _row(outcome, guards, counts) -> tuple[Array, Array]:
     """Return the columns in the order that `init_telemetry` names them."""
     stats, decision, core = outcome.stats, outcome.decision, outcome.core
     scale = decision.gradient_scale
@@ -129,7 +127,7 @@ def _row(outcome, guards, aux, counts) -> tuple[Array, Array]:
         core.halted,
         core.rollbacks,
     )
-    metrics = [jnp.asarray(aux[name]) for name in _metrics(aux)]
+    metrics = [stats.metrics[name] for name in sorted(stats.metrics)]
     components = [stats.components[name] for name in sorted(stats.components)]
     columns = list(_guard_columns(guards, core.guards))
     real = [_entry(leaf, at) for _, at, leaf in columns if _is_float(leaf)]

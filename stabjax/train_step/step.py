@@ -12,17 +12,10 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core import movement
-from stabjax.core.apply import (
-    Applier,
-    FiniteCheck,
-    Form,
-    Outcome,
-    Trial,
-    becomes_nonfinite,
-    select,
-)
+from stabjax.core.apply import Applier, FiniteCheck, Form, Outcome, Trial
+from stabjax.core.elementwise import becomes_nonfinite, select
 from stabjax.core.headroom import holds_squares, survives_probe
-from stabjax.core.measure import components_of
+from stabjax.core.measure import components_of, metrics_of
 from stabjax.core.packing import pack, unpack
 from stabjax.health.ring import init_telemetry, record
 from stabjax.train_step.state import Row, Snapshot, TrainState
@@ -123,16 +116,39 @@ class GuardedStep:
         """Take one step; see `TrainStep`."""
         core = self.core_of(state)
         key = jax.random.fold_in(key, core.step)
-        differentiate = jax.value_and_grad(self._loss, has_aux=True)
-        (loss, aux), gradients = differentiate(
-            state.params, batch, key, state.model_state, core.step
-        )
-        return self.apply_gradients(state, loss, aux, gradients)
+        unit = self._loss_scale(core)
+
+        def scaled(params: Params) -> tuple[Scalar, tuple[Scalar, Aux]]:
+            loss, aux = self._loss(params, batch, key, state.model_state, core.step)
+            # In the dtype of the loss, where an overflow belongs to be seen.
+            large = loss if unit is None else loss * unit.astype(loss.dtype)
+            return large, (loss, aux)
+
+        gradients, (loss, aux) = jax.grad(scaled, has_aux=True)(state.params)
+        return self._apply(state, loss, aux, gradients, unit)
+
+    def _loss_scale(self, core: judging.Core) -> Scalar | None:
+        scales = [
+            guard.loss_scale(state)
+            for guard, state in zip(self.guards or (), core.guards, strict=True)
+            if guard.loss_scale is not None
+        ]
+        return functools.reduce(jnp.multiply, scales) if scales else None
 
     def apply_gradients(
         self, state: TrainState, loss: Scalar, aux: Aux, gradients: PyTree
     ) -> tuple[TrainState, Row]:
         """Take the part of a step after the gradient; see `TrainStep`."""
+        return self._apply(state, loss, aux, gradients, None)
+
+    def _apply(
+        self,
+        state: TrainState,
+        loss: Scalar,
+        aux: Aux,
+        gradients: PyTree,
+        unit: Scalar | None,
+    ) -> tuple[TrainState, Row]:
         core = self.core_of(state)
         sampled, update_norm, ratio = movement.movement(state.params, state.sample)
         # After a refusal nothing has moved, and the last real update still stands.
@@ -150,6 +166,8 @@ class GuardedStep:
             inner=state.opt_state,
             extra={"value": loss},
             model_state_finite=~becomes_nonfinite(state.model_state, new_model_state),
+            metrics=metrics_of(aux),
+            unit=unit,
         )
         outcome = self._applier(state)(trial, core)
         model_state = select(outcome.applied, new_model_state, state.model_state)
@@ -161,11 +179,11 @@ class GuardedStep:
             sample=sampled,
         )
         after = self._roll_back(after, outcome)
+        after = self._reset_moments(after, outcome)
         telemetry, floats, ints = record(
             state.telemetry,
             outcome,
             self.guards or (),
-            aux,
             self._inner_counts(after.opt_state),
         )
         return after._replace(telemetry=telemetry), Row(floats, ints)
@@ -201,6 +219,18 @@ class GuardedStep:
             model_state=back.model_state,
             snapshot=kept,
         )
+
+    def _reset_moments(self, state: TrainState, outcome: Outcome) -> TrainState:
+        """Start the inner optimizer anew where the verdict says so."""
+        if not any(guard.resets_moments for guard in self.guards or ()):
+            return state
+        fresh = jax.tree.map(
+            lambda new, old: new.astype(old.dtype),
+            self.optimizer.init(state.params),
+            state.opt_state,
+        )
+        reset = outcome.decision.reset_moments
+        return state._replace(opt_state=self._choose(reset, fresh, state.opt_state))
 
     def _choose(self, condition: Array, new: PyTree, old: PyTree) -> PyTree:
         if self.form == "select":

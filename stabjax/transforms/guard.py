@@ -8,7 +8,13 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
-from stabjax.core.apply import becomes_nonfinite, scale_leaves, select
+from stabjax.core.elementwise import (
+    becomes_nonfinite,
+    nonfinite_elements,
+    repair,
+    scale_leaves,
+    select,
+)
 from stabjax.core.measure import step_stats, sums_in_both_units
 from stabjax.types import Alert, Count, Flag, Guard, StepStats
 
@@ -55,6 +61,7 @@ def guard(
 
     Raises:
         TypeError: If a guard is not a `Guard`.
+        ValueError: If a guard scales the loss, which only a train step can undo.
         ValueError: In `update`, if a guard reads the loss and no ``value`` is given.
 
     Example:
@@ -71,6 +78,10 @@ def guard(
     for given in guards:
         if not isinstance(given, Guard):
             raise TypeError(f"guard: every guard must be a Guard, got {given!r}.")
+        if given.loss_scale is not None:
+            raise ValueError(
+                f"guard: {given.name} scales the loss; use it in make_train_step."
+            )
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> GuardState:
@@ -90,7 +101,10 @@ def guard(
         **extra_args: Any,
     ) -> tuple[PyTree, GuardState]:
         _require_loss(guards, value)
-        stats = _measure(updates, state.core, value)
+        repaired = jnp.zeros((), jnp.int32)
+        if any(given.repairs for given in guards):
+            repaired, updates = nonfinite_elements(updates), repair(updates)
+        stats = _measure(updates, state.core, value, repaired)
         states, decision = judging.judge(guards, state.core, stats, squarable=False)
         if value is not None:
             extra_args["value"] = value
@@ -107,8 +121,12 @@ def guard(
         moved = jnp.sqrt(jnp.sum(sums_in_both_units(proposed, spread=True).plain))
         core = core._replace(update_norm=jnp.where(applied, moved, core.update_norm))
         alerts = decision.alerts | Alert.NONFINITE_STATE.when(decision.accept & lost)
+        inner_state = select(applied, inner_state, state.inner_state)
+        if any(given.resets_moments for given in guards):
+            fresh = _fresh(inner, params, inner_state)
+            inner_state = select(decision.reset_moments, fresh, inner_state)
         after = GuardState(
-            inner_state=select(applied, inner_state, state.inner_state),
+            inner_state=inner_state,
             core=core,
             alerts=alerts,
             roll_back=decision.roll_back,
@@ -126,8 +144,20 @@ def _require_loss(guards: tuple[Guard, ...], value: Any) -> None:
         )
 
 
-def _measure(updates: PyTree, core: judging.Core, value: Any) -> StepStats:
+def _fresh(
+    inner: optax.GradientTransformation, params: PyTree | None, like: PyTree
+) -> PyTree:
+    if params is None:
+        raise ValueError("guard: a guard that resets moments needs params in update.")
+    return jax.tree.map(
+        lambda new, old: new.astype(old.dtype), inner.init(params), like
+    )
+
+
+def _measure(
+    updates: PyTree, core: judging.Core, value: Any, repaired: Count
+) -> StepStats:
     # Without a loss no guard reads it, and a constant is finite.
     loss = jnp.float32(0.0) if value is None else jnp.asarray(value, jnp.float32)
     sums = sums_in_both_units(updates, spread=True)
-    return step_stats(updates, sums, loss, {}, core.progress())
+    return step_stats(updates, sums, loss, {}, core.progress(), repaired=repaired)

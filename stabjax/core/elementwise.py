@@ -1,0 +1,88 @@
+"""What is done to every element of a tree: scale, select, repair, look for damage."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from stabjax.core.layout import is_inexact
+from stabjax.types import Count, Flag, GroupScale, Scalar
+
+
+def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
+    """Return ``new`` where ``condition`` holds, else ``old``, leaf by leaf."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
+    """Multiply every floating-point leaf by one factor, or by that of its group.
+
+    The product is taken in float32 at least and returned in the leaf's dtype.
+
+    Args:
+        tree: Any tree of arrays.
+        scale: One factor, or one per group of leaves.
+
+    Returns:
+        The scaled tree.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if isinstance(scale, GroupScale):
+        factors = scale.per_leaf()
+    else:
+        factors = (scale,) * len(leaves)
+    scaled = [
+        _times(leaf, factor) if is_inexact(leaf) else leaf
+        for leaf, factor in zip(leaves, factors, strict=True)
+    ]
+    return jax.tree.unflatten(structure, scaled)
+
+
+def _times(leaf: jax.Array, factor: Scalar) -> jax.Array:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
+
+
+def divided(scale: Scalar | GroupScale, unit: Scalar) -> Scalar | GroupScale:
+    """Return the scale over ``unit``."""
+    if isinstance(scale, GroupScale):
+        factors = tuple(factor / unit for factor in scale.factors)
+        return GroupScale(factors, scale.group_of_leaf)
+    return scale / unit
+
+
+def repair(tree: PyTree) -> PyTree:
+    """Return the tree with zero for every element that is not finite."""
+
+    def repaired(leaf: jax.Array) -> jax.Array:
+        if not is_inexact(leaf):
+            return leaf
+        return jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros((), leaf.dtype))
+
+    return jax.tree.map(repaired, tree)
+
+
+def nonfinite_elements(tree: PyTree) -> Count:
+    """Return how many elements are not finite; counts stop at 2**31 - 1."""
+    counts = [
+        jnp.sum(~jnp.isfinite(leaf), dtype=jnp.float32)
+        for leaf in jax.tree.leaves(tree)
+        if is_inexact(leaf)
+    ]
+    total = sum(counts, jnp.zeros((), jnp.float32))
+    return jnp.minimum(total, jnp.float32(2**31 - 128)).astype(jnp.int32)
+
+
+def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
+    """Return whether any element that was finite no longer is."""
+
+    def lost(before: jax.Array, after: jax.Array) -> Flag:
+        return jnp.any(jnp.isfinite(before) & ~jnp.isfinite(after))
+
+    flags = [
+        lost(before, after)
+        for before, after in zip(
+            jax.tree.leaves(old), jax.tree.leaves(new), strict=True
+        )
+        if is_inexact(after)
+    ]
+    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), jnp.bool_)
