@@ -39,7 +39,7 @@ _HOME = {
     "Verdict": "stabjax.types",
     "verdict": "stabjax.types",
 }
-_MODULES = ("guards", "health", "losses", "numerics", "transforms", "types")
+_MODULES = ("guards", "health", "inject", "losses", "numerics", "transforms", "types")
 
 
 def __getattr__(name: str) -> Any:
