@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import optax
@@ -10,9 +11,13 @@ from jaxtyping import Array
 from stabjax.core import judge as judging
 from stabjax.core.apply import FiniteCheck, Form
 from stabjax.health.schema import TelemetrySchema
-from stabjax.train_step.state import Row, TrainState
+from stabjax.train_step import host_snapshot
+from stabjax.train_step.audit import audit
+from stabjax.train_step.state import Row, Snapshot, TrainState
 from stabjax.train_step.step import GuardedStep
 from stabjax.types import Batch, Guard, LossFn
+
+SnapshotMemory = Literal["device", "pinned_host"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,9 @@ class TrainStep:
         apply_gradients: ``(state, loss, aux, gradients) -> (state, Row)``; the part
             of a step after the gradient, not jitted, for loops of one's own.
         guard_states: ``state -> Core``; counters and guard states by name.
+        audit: ``state -> {leaf: elements not finite}``; see `train_step.audit`.
+        keep: ``state -> Snapshot`` in pinned host memory; see `host_snapshot`.
+        restore: ``(state, snapshot) -> state``; the way back.
     """
 
     init: Callable[..., TrainState]
@@ -36,6 +44,9 @@ class TrainStep:
     many_steps: Callable[[TrainState, Batch, Array], tuple[TrainState, Row]]
     apply_gradients: Callable[..., tuple[TrainState, Row]]
     guard_states: Callable[[TrainState], judging.Core]
+    audit: Callable[[TrainState], dict[str, int]] = audit
+    keep: Callable[[TrainState], Snapshot] = host_snapshot.keep
+    restore: Callable[[TrainState, Snapshot], TrainState] = host_snapshot.restore
 
     def schema(self, state: TrainState) -> TelemetrySchema:
         """Return the names of the telemetry columns; touches no device."""
@@ -49,6 +60,7 @@ def make_train_step(
     guards: Sequence[Guard] | None = (),
     window: int = 50,
     snapshot_every: int | None = None,
+    snapshot_memory: SnapshotMemory = "device",
     finite_check: FiniteCheck | None = None,
     form: Form | None = None,
     sample_updates: bool = True,
@@ -68,6 +80,10 @@ def make_train_step(
         snapshot_every: Keep a copy of the state every so many applied steps, for
             guards that roll back; costs one copy of parameters and optimizer
             state. None: no copy.
+        snapshot_memory: ``"device"`` keeps that copy in the state and rolls back in
+            the step itself. ``"pinned_host"`` leaves both to the loop, with
+            `TrainStep.keep` and `TrainStep.restore`: a guard that rolls back then
+            refuses the step and raises the count of rollbacks.
         finite_check: ``"outcome"`` reads new parameters and optimizer state once
             more before they replace the old; ``"headroom"`` bounds the gradient
             instead, so that the known optax optimizers stay finite, at no cost.
@@ -97,13 +113,17 @@ def make_train_step(
         >>> print(round(float(state.params["w"]), 3))
         0.1
     """
-    _check_options(guards, window, snapshot_every, finite_check, form)
+    _check_counts(window=window, snapshot_every=snapshot_every)
+    _check_choice("snapshot_memory", snapshot_memory, ("device", "pinned_host"))
+    _check_choice("finite_check", finite_check, ("outcome", "headroom", None))
+    _check_choice("form", form, ("branch", "select", None))
+    _check_guards(guards, snapshot_every, snapshot_memory)
     step = GuardedStep(
         loss_fn=loss_fn,
         optimizer=optax.with_extra_args_support(optimizer),
         guards=None if guards is None else tuple(guards),
         window=window,
-        snapshot_every=snapshot_every,
+        snapshot_every=snapshot_every if snapshot_memory == "device" else None,
         finite_check=finite_check,
         form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
         sample_updates=sample_updates,
@@ -121,24 +141,26 @@ def make_train_step(
     )
 
 
-def _check_options(guards, window, snapshot_every, finite_check, form) -> None:
-    name = "make_train_step"
-    for label, value in (("window", window), ("snapshot_every", snapshot_every)):
+def _check_counts(**given: Any) -> None:
+    for label, value in given.items():
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: {label} must be >= 1, got {value!r}.")
-    if finite_check not in (None, "outcome", "headroom"):
-        raise ValueError(
-            f"{name}: finite_check must be 'outcome', 'headroom' or None, "
-            f"got {finite_check!r}."
-        )
-    if form not in (None, "branch", "select"):
-        raise ValueError(
-            f"{name}: form must be 'branch', 'select' or None, got {form!r}."
-        )
+            raise ValueError(f"make_train_step: {label} must be >= 1, got {value!r}.")
+
+
+def _check_choice(label: str, value: str | None, allowed: tuple) -> None:
+    if value not in allowed:
+        *most, last = (repr(name) for name in allowed)
+        names = f"{', '.join(most)} or {last}"
+        raise ValueError(f"make_train_step: {label} must be {names}, got {value!r}.")
+
+
+def _check_guards(guards: Any, snapshot_every: int | None, memory: str) -> None:
+    name = "make_train_step"
     for guard in guards or ():
         if not isinstance(guard, Guard):
             raise ValueError(f"{name}: guards must be Guard objects, got {guard!r}.")
-        if guard.rolls_back and snapshot_every is None:
+        in_step = memory == "device"
+        if guard.rolls_back and snapshot_every is None and in_step:
             raise ValueError(
                 f"{name}: snapshot_every must be >= 1, because the guard "
                 f"{guard.name} rolls back, got None."
