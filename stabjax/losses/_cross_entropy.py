@@ -9,7 +9,7 @@ from stabjax.numerics import masked_mean
 from stabjax.numerics._precision import widen
 
 
-def _tail(logits: Array) -> tuple[Array, Array]:
+def tail(logits: Array) -> tuple[Array, Array]:
     """Return the logits relative to the largest one and the sum of the others' exp.
 
     Leaving the largest out makes ``log1p`` of the sum exact for a sure prediction,
@@ -28,7 +28,7 @@ def _hot(logits: Array, labels: Array) -> Array:
 
 @jax.custom_jvp
 def _negative_log_likelihood(logits: Array, labels: Array) -> Array:
-    relative, others = _tail(logits)
+    relative, others = tail(logits)
     chosen = jnp.sum(jnp.where(_hot(logits, labels), relative, 0.0), axis=-1)
     return jnp.log1p(others) - chosen
 
@@ -37,7 +37,7 @@ def _negative_log_likelihood(logits: Array, labels: Array) -> Array:
 def _negative_log_likelihood_jvp(primals: tuple, tangents: tuple) -> tuple:
     # softmax - onehot, where 1 - p of the label is summed from the other classes.
     logits, labels = primals
-    relative, others = _tail(logits)
+    relative, others = tail(logits)
     softmax = jnp.exp(relative) / (1.0 + others)[..., None]
     hot = _hot(logits, labels)
     rest = jnp.sum(jnp.where(hot, 0.0, softmax), axis=-1, keepdims=True)
@@ -45,9 +45,35 @@ def _negative_log_likelihood_jvp(primals: tuple, tangents: tuple) -> tuple:
     return _negative_log_likelihood(*primals), jnp.sum(slope * tangents[0], axis=-1)
 
 
-def _valid(labels: Array, mask: Array | None, ignore_label: int) -> Array:
-    valid = labels != ignore_label
+def valid_positions(
+    logits: Array, labels: Array, mask: Array | None, ignore_label: int
+) -> Array:
+    """Return which positions count."""
+    # Checked while tracing: labels of shape (batch, 1) would broadcast in silence.
+    chex.assert_shape(labels, logits.shape[:-1])
+    valid = labels.astype(jnp.int32) != ignore_label
     return valid if mask is None else valid & mask
+
+
+def inert(logits: Array, valid: Array) -> Array:
+    """Return the logits in float32 or wider, zero at positions that do not count.
+
+    To be done before the first operation: 0 * NaN in the backward pass is NaN.
+    """
+    return jnp.where(valid[..., None], widen(logits), 0.0)
+
+
+def weigh_classes(
+    losses: Array, labels: Array, valid: Array, class_weights: Array | None
+) -> Array:
+    """Multiply each loss that counts by the weight of its label."""
+    if class_weights is None:
+        return losses
+    weights = jax.lax.stop_gradient(class_weights).astype(losses.dtype)
+    weights = jnp.broadcast_to(weights, (*labels.shape, *weights.shape))
+    hot = _hot(weights, labels.astype(jnp.int32))
+    chosen = jnp.sum(jnp.where(hot, weights, 0.0), axis=-1)
+    return jnp.where(valid, chosen * losses, 0.0)
 
 
 def cross_entropy_per_example(
@@ -56,10 +82,11 @@ def cross_entropy_per_example(
     *,
     mask: Bool[Array, "*batch"] | None = None,
     ignore_label: int = -1,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Return the cross-entropy of each position, zero where it is masked out.
 
-    ``log(sum(exp(logits))) - logits[label]``.
+    ``log(sum(exp(logits))) - logits[label]``, times the weight of the label.
 
     Args:
         logits: Unnormalized log-probabilities [nat], any size up to 1e38. An entry
@@ -67,6 +94,7 @@ def cross_entropy_per_example(
         labels: Class indices, [0, classes).
         mask: The positions that count; all by default.
         ignore_label: A label that marks a position as masked out as well.
+        class_weights: One factor per class, >= 0, dimensionless; all one by default.
 
     Returns:
         Losses [nat], float32 (float64 for float64 logits). A NaN in the logits of a
@@ -74,10 +102,12 @@ def cross_entropy_per_example(
         neither is dropped in silence. Where masked out, anything goes.
 
     Raises:
-        AssertionError: If the labels have another shape than the positions.
+        AssertionError: If the labels have another shape than the positions, or if
+            there is not one weight per class.
 
     Gradient:
-        ``softmax(logits) - onehot(label)``; zero where masked out.
+        ``softmax(logits) - onehot(label)``, times the weight of the label; zero where
+        masked out. None with respect to the weights.
 
     Source:
         Own; relatively exact also for a loss of 1e-30.
@@ -88,15 +118,14 @@ def cross_entropy_per_example(
         >>> [round(x, 4) for x in losses.tolist()]
         [0.6931, 0.0]
     """
-    # Checked while tracing: labels of shape (batch, 1) would broadcast in silence.
-    chex.assert_shape(labels, logits.shape[:-1])
+    valid = valid_positions(logits, labels, mask, ignore_label)
+    if class_weights is not None:
+        chex.assert_shape(class_weights, logits.shape[-1:])
     labels = labels.astype(jnp.int32)
-    valid = _valid(labels, mask, ignore_label)
-    # Selected before the first operation: 0 * NaN in the backward pass is NaN.
-    wide = jnp.where(valid[..., None], widen(logits), 0.0)
-    loss = _negative_log_likelihood(wide, labels)
+    loss = _negative_log_likelihood(inert(logits, valid), labels)
     in_range = (labels >= 0) & (labels < logits.shape[-1])
-    return jnp.where(valid, jnp.where(in_range, loss, jnp.nan), 0.0)
+    losses = jnp.where(valid, jnp.where(in_range, loss, jnp.nan), 0.0)
+    return weigh_classes(losses, labels, valid, class_weights)
 
 
 def cross_entropy(
@@ -105,28 +134,36 @@ def cross_entropy(
     *,
     mask: Bool[Array, "*batch"] | None = None,
     ignore_label: int = -1,
+    class_weights: Float[Array, " classes"] | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy over the positions that count.
 
     ``mean(log(sum(exp(logits))) - logits[label])`` over positions that ``mask``
-    holds and whose label is not ``ignore_label``; zero if there is none.
+    holds and whose label is not ``ignore_label``; zero if there is none. With
+    ``class_weights`` each term is multiplied by the weight of its label.
 
     Args:
         logits: Unnormalized log-probabilities [nat], any size up to 1e38.
         labels: Class indices, [0, classes).
         mask: The positions that count; all by default.
         ignore_label: A label that marks a position as masked out as well.
+        class_weights: One factor per class, >= 0, dimensionless; all one by default.
+            The mean still divides by the number of positions, not by the sum of
+            their weights: that would undo the weighting where a batch holds one
+            class.
 
     Returns:
         The loss [nat], float32 (float64 for float64 logits). NaN if a position that
         counts has a NaN in its logits or a label out of range.
 
     Raises:
-        AssertionError: If the labels have another shape than the positions.
+        AssertionError: If the labels have another shape than the positions, or if
+            there is not one weight per class.
 
     Gradient:
-        ``(softmax(logits) - onehot(label)) / n`` over the n positions that count;
-        zero elsewhere, whatever stands there.
+        ``(softmax(logits) - onehot(label)) / n``, times the weight of the label, over
+        the n positions that count; zero elsewhere, whatever stands there. None with
+        respect to the weights.
 
     Source:
         Own.
@@ -138,6 +175,10 @@ def cross_entropy(
         0.6931
     """
     losses = cross_entropy_per_example(
-        logits, labels, mask=mask, ignore_label=ignore_label
+        logits,
+        labels,
+        mask=mask,
+        ignore_label=ignore_label,
+        class_weights=class_weights,
     )
-    return masked_mean(losses, _valid(labels.astype(jnp.int32), mask, ignore_label))
+    return masked_mean(losses, valid_positions(logits, labels, mask, ignore_label))
