@@ -7,7 +7,7 @@ import optax
 import pytest
 from helpers import KEY, batch_of, bits, model_state, params_of, rows_of, stateful_loss
 
-from stabjax.guards import skip_nonfinite, skip_spikes
+from stabjax.guards import skip_nonfinite
 from stabjax.train_step import make_train_step
 from stabjax.train_step.audit import describe, new_damage
 
@@ -90,7 +90,7 @@ def test_a_rollback_is_counted_for_the_loop_and_refuses_its_step(train, state):
 
 
 def test_the_way_back_is_not_taken_for_an_update():
-    train = make_train_step(stateful_loss, optax.sgd(1e-3), guards=[skip_spikes()])
+    train = make_train_step(stateful_loss, optax.sgd(1e-3))
     state = train.init(params_of(), batch_of(), model_state=model_state())
     kept = train.keep(state)
     for seed in range(40):
