@@ -17,16 +17,41 @@ from stabjax.losses._fenchel_young import fenchel_young_bound as fenchel_young_b
 from stabjax.losses._fenchel_young import (
     fenchel_young_bound_any_potential as fenchel_young_bound_any_potential,
 )
+from stabjax.losses._focal_loss import focal_loss as focal_loss
+from stabjax.losses._focal_loss import focal_loss_per_example as focal_loss_per_example
 from stabjax.losses._hard_clamp import hard_clamp as hard_clamp
 from stabjax.losses._hull import check_in_hull as check_in_hull
 from stabjax.losses._hull import hull_violation as hull_violation
+from stabjax.losses._orthogonal_gradient import (
+    orthogonal_gradient as orthogonal_gradient,
+)
+from stabjax.losses._orthogonal_gradient import orthogonal_logits as orthogonal_logits
 from stabjax.losses._registry import LossEntry as LossEntry
+from stabjax.losses._relative_clip import relative_clip as relative_clip
+from stabjax.losses._saturation import Saturation as Saturation
+from stabjax.losses._saturation import saturation as saturation
+from stabjax.losses._saturation import saturation_penalty as saturation_penalty
 from stabjax.losses._soft_clamp import soft_clamp as soft_clamp
+from stabjax.losses._stablemax import log_stablemax as log_stablemax
+from stabjax.losses._stablemax import stablemax as stablemax
+from stabjax.losses._stablemax import stablemax_cross_entropy as stablemax_cross_entropy
+from stabjax.losses._stablemax import (
+    stablemax_cross_entropy_per_example as stablemax_cross_entropy_per_example,
+)
+from stabjax.losses._symlog import symexp as symexp
+from stabjax.losses._symlog import symlog as symlog
+from stabjax.losses._tanh_signal import tanh_signal as tanh_signal
+from stabjax.losses._two_hot import two_hot as two_hot
+from stabjax.losses._two_hot import two_hot_bins as two_hot_bins
+from stabjax.losses._two_hot import two_hot_cross_entropy as two_hot_cross_entropy
+from stabjax.losses._two_hot import two_hot_decode as two_hot_decode
+from stabjax.losses._variance_hinge import variance_hinge as variance_hinge
 from stabjax.losses._weigh import WeighedLoss as WeighedLoss
 from stabjax.losses._weigh import weigh as weigh
 
 _X = np.array([0.5, -3.0, 20.0], np.float32)
 _LOGITS = np.array([[0.5, -3.0, 2.0], [1.0, 0.0, -1.0]], np.float32)
+_BINS = np.array([-9.0, -1.5, 2.5, 30.0], np.float32)
 _CLASSES = {"logits": _LOGITS, "labels": np.array([2, 1], np.int32)}
 _CELLS = {
     "theta": _LOGITS,
@@ -43,18 +68,70 @@ LOSSES = {
         cross_entropy_per_example, _CLASSES, "logits", 1e38
     ),
     "fenchel_young": LossEntry(fenchel_young, _CELLS, "theta", 1e37),
+    "focal_loss": LossEntry(focal_loss, _CLASSES, "logits", 1e38),
+    "focal_loss_per_example": LossEntry(
+        focal_loss_per_example, _CLASSES | {"gamma": 0.5}, "logits", 1e38
+    ),
     "hard_clamp": LossEntry(
         hard_clamp, {"x": _X, "low": -5.0, "high": 5.0}, "x", 3e38, keeps_dtype=True
     ),
     "hull_violation": LossEntry(hull_violation, {"target": _LOGITS}, "target", 1e37),
+    "log_stablemax": LossEntry(
+        log_stablemax, {"logits": _LOGITS}, "logits", 3e38, keeps_dtype=True
+    ),
+    "relative_clip": LossEntry(
+        relative_clip,
+        {"new": _X, "old": np.array([0.4, 2.0, 19.0], np.float32), "ratio": 0.5},
+        "new",
+        3e38,
+        keeps_dtype=True,
+    ),
+    "saturation": LossEntry(saturation, {"x": _X, "bound": 5.0}, "x", 3e38),
+    "saturation_penalty": LossEntry(
+        saturation_penalty, {"x": _X, "limit": 2.0}, "x", 3e38
+    ),
     "soft_clamp": LossEntry(
         soft_clamp, {"x": _X, "scale": 10.0}, "x", 3e38, keeps_dtype=True
+    ),
+    "stablemax": LossEntry(
+        stablemax, {"logits": _LOGITS}, "logits", 3e38, keeps_dtype=True
+    ),
+    "stablemax_cross_entropy": LossEntry(
+        stablemax_cross_entropy, _CLASSES, "logits", 3e38
+    ),
+    "stablemax_cross_entropy_per_example": LossEntry(
+        stablemax_cross_entropy_per_example, _CLASSES, "logits", 3e38
+    ),
+    "symexp": LossEntry(symexp, {"x": _X / 4}, "x", 3e38, keeps_dtype=True),
+    "symlog": LossEntry(symlog, {"x": _X}, "x", 3e38, keeps_dtype=True),
+    "tanh_signal": LossEntry(
+        tanh_signal,
+        {"terms": _LOGITS, "weights": (1.0, -1.0, -0.5)},
+        "terms",
+        3e38,
+    ),
+    "two_hot": LossEntry(two_hot, {"x": _X, "bins": _BINS}, "x", 3e38),
+    "two_hot_cross_entropy": LossEntry(
+        two_hot_cross_entropy,
+        {"logits": _LOGITS, "target": _X[:2], "bins": _BINS[:3]},
+        "logits",
+        1e38,
+    ),
+    "two_hot_decode": LossEntry(
+        two_hot_decode,
+        {"probabilities": _LOGITS, "bins": _BINS[:3]},
+        "probabilities",
+        1e36,
+    ),
+    "variance_hinge": LossEntry(
+        variance_hinge, {"x": _LOGITS, "target": 3.0}, "x", 3e38
     ),
 }
 
 __all__ = [
     "LOSSES",
     "LossEntry",
+    "Saturation",
     "WeighedLoss",
     "asinh_compress",
     "check_in_hull",
@@ -64,8 +141,27 @@ __all__ = [
     "fenchel_young",
     "fenchel_young_bound",
     "fenchel_young_bound_any_potential",
+    "focal_loss",
+    "focal_loss_per_example",
     "hard_clamp",
     "hull_violation",
+    "log_stablemax",
+    "orthogonal_gradient",
+    "orthogonal_logits",
+    "relative_clip",
+    "saturation",
+    "saturation_penalty",
     "soft_clamp",
+    "stablemax",
+    "stablemax_cross_entropy",
+    "stablemax_cross_entropy_per_example",
+    "symexp",
+    "symlog",
+    "tanh_signal",
+    "two_hot",
+    "two_hot_bins",
+    "two_hot_cross_entropy",
+    "two_hot_decode",
+    "variance_hinge",
     "weigh",
 ]

@@ -33,7 +33,8 @@ def tanh_signal(
         scale: Weighted sum at which the signal is tanh(1) = 0.76, [1.2e-38, 1e30].
 
     Returns:
-        The signal, dimensionless, in the dtype of ``terms``. NaN if a term is.
+        The signal, dimensionless, float32 (float64 for float64 terms). NaN if a term
+        is.
 
     Raises:
         ValueError: If an option is outside its range.
@@ -63,4 +64,4 @@ def tanh_signal(
     bounded, _ = hard_clamp(widen(terms), low=-limit, high=limit)
     parts = [weight * bounded[..., i] for i, weight in enumerate(weights)]
     total = sum(parts[1:], start=parts[0])
-    return soft_clamp(total / scale, scale=1.0).astype(terms.dtype)
+    return soft_clamp(total / scale, scale=1.0)
