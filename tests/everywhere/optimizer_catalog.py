@@ -85,6 +85,18 @@ def _sgd() -> optax.GradientTransformation:
     return optax.sgd(RATE, momentum=0.9)
 
 
+def _schedule() -> optax.Schedule:
+    return optax.linear_schedule(RATE, 0.0, 10)
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    return {name: "sgd" if name == "scale" else "adam" for name in tree}
+
+
+def _partition() -> optax.GradientTransformation:
+    return optax.partition({"adam": optax.adam(RATE), "sgd": _sgd()}, _kinds)
+
+
 def _sam() -> optax.GradientTransformation:
     away = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
     # It says that it takes extra arguments and then does not.
@@ -128,13 +140,48 @@ SPECIAL: dict[str, Entry] = {
     ),
 }
 
+# What optax puts around an optimizer, or in front of it.
+WRAPPED: dict[str, Entry] = {
+    "apply_every": Entry(lambda: optax.chain(_sgd(), optax.apply_every(2))),
+    "apply_if_finite": Entry(lambda: optax.apply_if_finite(_sgd(), 1)),
+    "chain with a schedule": Entry(
+        lambda: optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(_schedule()))
+    ),
+    "inject_hyperparams": Entry(
+        lambda: optax.inject_hyperparams(optax.adamw)(_schedule(), b1=0.8)
+    ),
+    "masked": Entry(
+        lambda: optax.chain(
+            optax.masked(optax.add_decayed_weights(0.1), {"kernel": 1, "scale": 0}),
+            _sgd(),
+        )
+    ),
+    "MultiSteps": Entry(
+        lambda: optax.MultiSteps(_sgd(), 2).gradient_transformation()
+    ),
+    "multi_transform": Entry(
+        lambda: optax.multi_transform(
+            {"adam": optax.adam(RATE), "sgd": optax.set_to_zero()}, _kinds
+        )
+    ),
+    "named_chain": Entry(
+        lambda: optax.named_chain(("clip", optax.clip(1.0)), ("sgd", _sgd()))
+    ),
+    "partition": Entry(_partition),
+    "selective_transform": Entry(
+        lambda: optax.selective_transform(
+            _sgd(), freeze_mask={"kernel": False, "scale": True}
+        )
+    ),
+}
+
 
 @functools.cache
 def catalog() -> dict[str, Entry]:
-    """Return every optimizer of optax and of optax.contrib by its full name."""
+    """Return every optimizer of optax and of optax.contrib, and what wraps them."""
     found = {
         f"{module.__name__}.{name}": Entry(functools.partial(function, RATE))
         for module in (optax, optax.contrib)
         for name, function in discover(module).items()
     }
-    return dict(sorted((found | SPECIAL).items()))
+    return dict(sorted((found | SPECIAL | WRAPPED).items()))

@@ -25,6 +25,9 @@ ENTRIES = catalog()
 IN_TRAIN_STEP = [name for name, entry in ENTRIES.items() if entry.in_train_step]
 # One for each kind of state; the other train steps are marked slow.
 KINDS = [
+    "MultiSteps",
+    "inject_hyperparams",
+    "masked",
     "optax.adafactor",
     "optax.contrib.muon",
     "optax.contrib.reduce_on_plateau",
@@ -34,6 +37,7 @@ KINDS = [
     "optax.polyak_sgd",
     "optax.rprop",
     "optax.sm3",
+    "partition",
 ]
 
 
