@@ -29,10 +29,11 @@ sys.path[:0] = [str(HERE), str(WHEELS)]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
-import hlo  # noqa: E402
 import jax  # noqa: E402
 import programs  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
+
+from stabjax.cost import hlo  # noqa: E402
 
 # What XLA wants to know of the GPU it compiles for: an H200.
 _H200 = """

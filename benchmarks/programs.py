@@ -4,9 +4,7 @@ Everything here works on shapes, so that a program can be compiled for a target 
 is not there. The unit of traffic is N, the bytes of the parameters.
 """
 
-import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from stabjax import guards
-from stabjax.train_step import make_train_step
+from stabjax.cost import program as step_program
+from stabjax.cost.program import Program as Program
+from stabjax.cost.program import accessed as accessed
+from stabjax.cost.program import bytes_of as bytes_of
+from stabjax.cost.program import compile_for as compile_for
+from stabjax.cost.program import plain as plain
 
 LEARNING_RATE = 1e-3
 MAX_NORM = 1.0
@@ -65,19 +68,6 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def bytes_of(tree: Any) -> int:
-    """Return N, the bytes of the parameters."""
-    return sum(4 * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One optimizer step: a function of (state, gradients), the state donated."""
-
-    step: Callable[[Any, Any], Any]
-    init: Callable[[Any], Any]
-
-
 def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
     """Return one of every guard, snapshots apart; every tree has a ``head``."""
     return [
@@ -91,34 +81,10 @@ def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
     ]
 
 
-def plain(optimizer: optax.GradientTransformation) -> Program:
-    """Return the optax program: update, then apply."""
-
-    def step(state: Any, gradients: Any) -> Any:
-        params, inner = state
-        updates, inner = optimizer.update(gradients, inner, params)
-        return optax.apply_updates(params, updates), inner
-
-    return Program(step, lambda params: (params, optimizer.init(params)))
-
-
 def guarded(form: str | None = None, **options: Any) -> Program:
     """Return the apply-level face with all guards, counters and telemetry."""
-
-    def loss_fn(params: Any, batch: Any, key: Any):
-        del key
-        loss = sum(jnp.sum(x) for x in jax.tree.leaves(params)) * jnp.sum(batch)
-        return loss, {"raw/task": loss, "weighted/task": loss}
-
-    settings = {"guards": all_guards(), "window": 50} | options
-    train = make_train_step(loss_fn, adamw(), form=form, **settings)
-
-    def step(state: Any, gradients: Any) -> Any:
-        loss = jnp.float32(1.0)
-        aux = {"raw/task": loss, "weighted/task": loss}
-        return train.apply_gradients(state, loss, aux, gradients)[0]
-
-    return Program(step, lambda params: train.init(params, jnp.zeros(())))
+    settings = {"guards": all_guards(), "window": 50, "form": form} | options
+    return step_program.guarded(adamw(), **settings)
 
 
 def adamw() -> optax.GradientTransformation:
@@ -137,35 +103,3 @@ def programs(form: str | None = None, **options: Any) -> dict[str, Program]:
         "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
         "guarded": guarded(form, **options),
     }
-
-
-def compile_for(
-    program: Program,
-    tree: Any,
-    place: Callable[[Any], jax.sharding.Sharding] | None = None,
-) -> jax.stages.Compiled:
-    """Compile a step for the shapes of ``tree``.
-
-    Args:
-        program: The step.
-        tree: Shapes of the parameters.
-        place: Says for each leaf where it lies; the default device if None.
-
-    Returns:
-        The compiled step, with its state donated.
-    """
-    state = jax.eval_shape(program.init, tree)
-    if place is not None:
-
-        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf))
-
-        state, tree = jax.tree.map(placed, (state, tree))
-    return jax.jit(program.step, donate_argnums=0).lower(state, tree).compile()
-
-
-def accessed(compiled: jax.stages.Compiled) -> float:
-    """Return the bytes that XLA says the program reads and writes."""
-    analysis = compiled.cost_analysis()
-    assert analysis is not None
-    return float(analysis["bytes accessed"])

@@ -23,6 +23,8 @@ import optax
 import programs
 import timing
 
+from stabjax.train_step import make_train_step
+
 REFERENCE = "clip+adamw"
 STEPS = 20
 
@@ -130,9 +132,7 @@ def host_run(params: Any, batch: Any, per_leaf: bool) -> Callable[[], None]:
 
 def guarded_run(params: Any, batch: Any) -> Callable[[], None]:
     """Return `STEPS` steps of ours with all guards on."""
-    train = programs.make_train_step(
-        loss_fn, programs.adamw(), guards=programs.all_guards()
-    )
+    train = make_train_step(loss_fn, programs.adamw(), guards=programs.all_guards())
     state = train.init(params, batch)
     key = jax.random.key(0)
 
@@ -170,9 +170,7 @@ def enqueue_share() -> float:
     """Return the share of the time in which the host enqueues 32 guarded steps."""
     params = materialize(programs.mlp(), 0, 0.02)
     batch = (jnp.ones((1024, 784)), jnp.zeros((1024,), jnp.int32))
-    train = programs.make_train_step(
-        loss_fn, programs.adamw(), guards=programs.all_guards()
-    )
+    train = make_train_step(loss_fn, programs.adamw(), guards=programs.all_guards())
     state, key = train.init(params, batch), jax.random.key(0)
     state, _ = jax.block_until_ready(train.step(state, batch, key))
     start = time.perf_counter()

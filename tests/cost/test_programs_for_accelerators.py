@@ -6,8 +6,9 @@ import pathlib
 import subprocess
 import sys
 
-import hlo
 import pytest
+
+from stabjax.cost import hlo
 
 ROOT = pathlib.Path(__file__).parents[2]
 WHEELS = pathlib.Path(os.environ.get("STABJAX_AOT", ROOT / "build" / "aot"))
