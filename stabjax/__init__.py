@@ -39,7 +39,9 @@ _HOME = {
     "Verdict": "stabjax.types",
     "verdict": "stabjax.types",
 }
-_MODULES = ("guards", "health", "inject", "losses", "numerics", "transforms", "types")
+_MODULES = (
+    "cost", "guards", "health", "inject", "losses", "numerics", "transforms", "types",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
