@@ -12,6 +12,9 @@ import optax
 from stabjax import guards
 from stabjax.transforms.guard import GuardState as GuardState
 from stabjax.transforms.guard import guard as guard
+from stabjax.transforms.optimizers import adamw as adamw
+from stabjax.transforms.optimizers import lion as lion
+from stabjax.transforms.optimizers import sgd as sgd
 
 
 def clip_by_global_norm(

@@ -16,6 +16,7 @@ from stabjax.core.elementwise import (
     select,
 )
 from stabjax.core.measure import step_stats, sums_in_both_units
+from stabjax.transforms._common import check_guards, fresh_state, require_loss
 from stabjax.types import Alert, Count, Flag, Guard, StepStats
 
 
@@ -75,13 +76,7 @@ def guard(
         >>> print(updates["w"], state.core.refused)
         [0. 0.] 1
     """
-    for given in guards:
-        if not isinstance(given, Guard):
-            raise TypeError(f"guard: every guard must be a Guard, got {given!r}.")
-        if given.loss_scale is not None:
-            raise ValueError(
-                f"guard: {given.name} scales the loss; use it in make_train_step."
-            )
+    check_guards("guard", guards)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> GuardState:
@@ -100,7 +95,7 @@ def guard(
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[PyTree, GuardState]:
-        _require_loss(guards, value)
+        require_loss("guard", guards, value)
         repaired = jnp.zeros((), jnp.int32)
         if any(given.repairs for given in guards):
             repaired, updates = nonfinite_elements(updates), repair(updates)
@@ -123,7 +118,7 @@ def guard(
         alerts = decision.alerts | Alert.NONFINITE_STATE.when(decision.accept & lost)
         inner_state = select(applied, inner_state, state.inner_state)
         if any(given.resets_moments for given in guards):
-            fresh = _fresh(inner, params, inner_state)
+            fresh = fresh_state("guard", inner, params, inner_state)
             inner_state = select(decision.reset_moments, fresh, inner_state)
         after = GuardState(
             inner_state=inner_state,
@@ -134,24 +129,6 @@ def guard(
         return select(applied, proposed, zeros), after
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _require_loss(guards: tuple[Guard, ...], value: Any) -> None:
-    readers = [g.name for g in guards if g.reads_loss]
-    if readers and value is None:
-        raise ValueError(
-            f"guard: {readers[0]} judges on the loss; pass it as value= to update."
-        )
-
-
-def _fresh(
-    inner: optax.GradientTransformation, params: PyTree | None, like: PyTree
-) -> PyTree:
-    if params is None:
-        raise ValueError("guard: a guard that resets moments needs params in update.")
-    return jax.tree.map(
-        lambda new, old: new.astype(old.dtype), inner.init(params), like
-    )
 
 
 def _measure(

@@ -1,0 +1,55 @@
+"""What every face to optax asks of its guards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from stabjax.types import Guard
+
+
+def check_guards(function: str, guards: Sequence[Guard]) -> None:
+    """Raise unless all are guards that work without a train step.
+
+    Args:
+        function: Name of the function that was called.
+        guards: What was given.
+
+    Raises:
+        TypeError: If one is not a `Guard`.
+        ValueError: If one scales the loss, which only a train step can undo.
+    """
+    for given in guards:
+        if not isinstance(given, Guard):
+            raise TypeError(f"{function}: every guard must be a Guard, got {given!r}.")
+        if given.loss_scale is not None:
+            raise ValueError(
+                f"{function}: {given.name} scales the loss; use it in make_train_step."
+            )
+
+
+def require_loss(function: str, guards: Sequence[Guard], value: Any) -> None:
+    """Raise ValueError if a guard judges on the loss and there is none."""
+    readers = [given.name for given in guards if given.reads_loss]
+    if readers and value is None:
+        raise ValueError(
+            f"{function}: {readers[0]} judges on the loss; pass it as value= to update."
+        )
+
+
+def fresh_state(
+    function: str,
+    inner: optax.GradientTransformation,
+    params: PyTree | None,
+    like: PyTree,
+) -> PyTree:
+    """Return the first state of an optimizer, in the dtypes of ``like``."""
+    if params is None:
+        raise ValueError(
+            f"{function}: a guard that resets moments needs params in update."
+        )
+    return jax.tree.map(
+        lambda new, old: new.astype(old.dtype), inner.init(params), like
+    )
