@@ -1,0 +1,188 @@
+"""Equivariance: measured on outputs, over the symmetries of a grid, and masked."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from stabjax.losses._equivariance import (
+    dihedral,
+    dihedral_inverse,
+    equivariance_loss,
+)
+
+ELEMENTS = range(8)
+DISTANCES = ("squared", "cross_entropy")
+LIMIT = float(np.float32(1e18))
+PAIRS = hnp.arrays(np.float32, (2, 4, 3), elements=st.floats(-LIMIT, LIMIT, width=32))
+value_and_grad = jax.jit(
+    jax.value_and_grad(equivariance_loss, argnums=(0, 1)), static_argnames="distance"
+)
+
+
+def pair(shape=(2, 3, 4), seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(3 * rng.normal(size=shape), jnp.float32) for _ in range(2)]
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def oracle(outputs, expected, distance):
+    outputs, expected = (np.asarray(x, np.float64) for x in (outputs, expected))
+    if distance == "squared":
+        return np.mean((outputs - expected) ** 2)
+    q, p = softmax(outputs), softmax(expected)
+    return np.mean(np.sum(p * (np.log(p) - np.log(q)), -1))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_value_is_that_of_float64(distance):
+    outputs, expected = pair()
+    value, _ = value_and_grad(outputs, expected, distance=distance)
+    exact = oracle(outputs, expected, distance)
+    np.testing.assert_allclose(value, exact, rtol=3e-6)
+
+
+def test_the_squared_gradient_pulls_both_sides_and_that_of_logits_only_the_output():
+    outputs, expected = pair()
+    gap = (np.float64(outputs) - np.float64(expected)) * 2 / outputs.size
+    _, squared = value_and_grad(outputs, expected, distance="squared")
+    np.testing.assert_allclose(squared[0], gap, rtol=1e-5)
+    np.testing.assert_allclose(squared[1], -gap, rtol=1e-5)
+    _, crossed = value_and_grad(outputs, expected, distance="cross_entropy")
+    slope = (softmax(np.float64(outputs)) - softmax(np.float64(expected))) / 6
+    np.testing.assert_allclose(crossed[0], slope, rtol=1e-5, atol=1e-7)
+    assert np.all(np.asarray(crossed[1]) == 0.0)
+
+
+@given(PAIRS, st.sampled_from(DISTANCES))
+def test_values_and_gradients_are_finite_over_the_stated_range(pairs, distance):
+    outputs, expected = jnp.asarray(pairs)
+    value, gradients = value_and_grad(outputs, expected, distance=distance)
+    # The divergence of two equal distributions is zero but for its rounding.
+    assert -1e-6 <= float(value) < np.inf
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients)
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 5)])
+def test_each_symmetry_is_undone_by_its_inverse(element, shape):
+    grid = np.arange(np.prod(shape)).reshape(shape)
+    turned = dihedral(jnp.asarray(grid), element)
+    back = dihedral(turned, dihedral_inverse(element))
+    np.testing.assert_array_equal(back, grid)
+    exact = np.rot90(grid[..., ::-1] if element >= 4 else grid, element % 4, (-2, -1))
+    np.testing.assert_array_equal(turned, exact)
+
+
+def test_the_eight_symmetries_are_different_and_closed():
+    grid = jnp.arange(9).reshape(3, 3)
+    group = {np.asarray(dihedral(grid, e)).tobytes() for e in ELEMENTS}
+    assert len(group) == 8
+    for one in ELEMENTS:
+        for other in ELEMENTS:
+            joined = dihedral(dihedral(grid, one), other)
+            assert np.asarray(joined).tobytes() in group
+
+
+def test_other_axes_can_hold_the_grid():
+    images = jnp.arange(2 * 3 * 3 * 4).reshape(2, 3, 3, 4)
+    turned = dihedral(images, 1, axes=(1, 2))
+    np.testing.assert_array_equal(turned, np.rot90(images, 1, (1, 2)))
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
+def test_a_symmetric_function_costs_nothing_and_a_lopsided_one_does(element):
+    grid = jax.random.normal(jax.random.key(0), (4, 4))
+    shifts = [(1, 0), (-1, 0), (1, 1), (-1, 1)]
+    blur = lambda x: sum(jnp.roll(x, by, axis) for by, axis in shifts)
+    shift = lambda x: jnp.roll(x, 1, 0)
+
+    def loss(function):
+        turned = function(dihedral(grid, element))
+        return float(equivariance_loss(turned, dihedral(function(grid), element)))
+
+    assert loss(blur) < 1e-12
+    # Mirroring left and right commutes with a shift from top to bottom.
+    assert (loss(shift) > 0.1) == (element not in (0, 4))
+
+
+def test_pooled_features_are_equal_whatever_the_function():
+    # Rotating feature maps and pooling them: the loss of seed 004 was always zero.
+    features = jax.random.normal(jax.random.key(0), (6, 6, 8))
+    pool = lambda x: jnp.mean(x, axis=(0, 1))
+    turned = dihedral(features, 1, axes=(0, 1))
+    assert float(equivariance_loss(pool(turned), pool(features))) < 1e-12
+    assert float(equivariance_loss(turned, features)) > 0.5
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_entries_that_do_not_count_are_inert(distance):
+    outputs, expected = pair((4, 3))
+    rows = jnp.array([True, False, True, True])
+    mask = rows if distance == "cross_entropy" else jnp.tile(rows[:, None], (1, 3))
+    dirty = [x.at[1].set(jnp.nan) for x in (outputs, expected)]
+    value, gradients = value_and_grad(*dirty, mask=mask, distance=distance)
+    kept = [x[np.array([0, 2, 3])] for x in (outputs, expected)]
+    np.testing.assert_allclose(value, oracle(*kept, distance), rtol=3e-6)
+    assert all(np.all(np.asarray(g[1]) == 0.0) for g in gradients)
+    none = equivariance_loss(*dirty, mask=mask & False, distance=distance)
+    assert float(none) == 0.0
+
+
+def test_classes_that_cannot_be_are_left_out():
+    outputs, expected = pair((4, 3))
+    ruled_out = [x.at[:, 0].set(-jnp.inf) for x in (outputs, expected)]
+    value, gradients = value_and_grad(*ruled_out, distance="cross_entropy")
+    exact = oracle(outputs[:, 1:], expected[:, 1:], "cross_entropy")
+    np.testing.assert_allclose(value, exact, rtol=3e-6)
+    assert bool(jnp.all(jnp.isfinite(gradients[0])))
+
+
+def test_each_leaf_of_a_tree_counts_the_same():
+    outputs = {"grid": jnp.zeros((4, 4)), "score": jnp.zeros(())}
+    expected = {"grid": jnp.ones((4, 4)), "score": jnp.full((), 3.0)}
+    assert float(equivariance_loss(outputs, expected)) == 5.0
+    mask = {"grid": jnp.ones((4, 4), jnp.bool_), "score": jnp.zeros((), jnp.bool_)}
+    assert float(equivariance_loss(outputs, expected, mask=mask)) == 0.5
+
+
+def test_it_maps_over_the_group():
+    grid = jax.random.normal(jax.random.key(0), (3, 3))
+    turned = jnp.stack([dihedral(grid, element) for element in ELEMENTS])
+    losses = jax.jit(jax.vmap(equivariance_loss, in_axes=(0, None)))(turned, grid)
+    looped = [equivariance_loss(one, grid) for one in turned]
+    np.testing.assert_allclose(losses, looped, rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_half_precision_is_compared_in_float32(distance):
+    outputs, expected = (x.astype(jnp.bfloat16) for x in pair())
+    value, gradients = value_and_grad(outputs, expected, distance=distance)
+    assert (value.dtype, gradients[0].dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_allclose(value, oracle(outputs, expected, distance), rtol=3e-6)
+
+
+def test_wrong_options_are_refused():
+    one = jnp.ones((2, 3))
+    with pytest.raises(AssertionError):
+        equivariance_loss(one, jnp.ones((2, 1)))
+    with pytest.raises(AssertionError):
+        equivariance_loss({"a": one}, {"b": one})
+    with pytest.raises(AssertionError):
+        equivariance_loss(one, one, mask=jnp.ones(2, jnp.bool_))
+    with pytest.raises(ValueError, match="outputs must hold an array"):
+        equivariance_loss({}, {})
+    with pytest.raises(Exception, match="distance"):
+        equivariance_loss(one, one, distance="absolute")
+    for function in (functools.partial(dihedral, one), dihedral_inverse):
+        with pytest.raises(ValueError, match=r"element must be in \[0, 7\], got 8"):
+            function(8)
