@@ -156,9 +156,7 @@ WRAPPED: dict[str, Entry] = {
             _sgd(),
         )
     ),
-    "MultiSteps": Entry(
-        lambda: optax.MultiSteps(_sgd(), 2).gradient_transformation()
-    ),
+    "MultiSteps": Entry(lambda: optax.MultiSteps(_sgd(), 2).gradient_transformation()),
     "multi_transform": Entry(
         lambda: optax.multi_transform(
             {"adam": optax.adam(RATE), "sgd": optax.set_to_zero()}, _kinds
