@@ -7,7 +7,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -39,6 +39,12 @@ class TrainConfig(pydantic.BaseModel):
     evaluate_every: Steps = pydantic.Field(0, description="0: at the end only")
     snapshot_every: Count | None = pydantic.Field(
         None, description="steps between good states kept for rollback; null: default"
+    )
+    snapshot_memory: Literal["device", "pinned_host"] = pydantic.Field(
+        "device", description="where they lie; pinned_host: restored by the loop, late"
+    )
+    audit_every: Steps = pydantic.Field(
+        500, description="look for damage in the whole state, at saves too; 0: never"
     )
 
 

@@ -29,6 +29,7 @@ def build_task(config: RunConfig) -> Any:
             window=config.train.window,
             seed=config.train.seed,
             snapshot_every=config.train.snapshot_every,
+            snapshot_memory=config.train.snapshot_memory,
         )
 
 

@@ -19,6 +19,7 @@ from stabjax.run.build import build_task, first_state
 from stabjax.run.checkpoints import Checkpoints
 from stabjax.run.folder import check_config, check_folder, make_folder, write_config
 from stabjax.run.journal import Journal, last_rows, open_journal
+from stabjax.run.recovery import Auditor, HostSnapshots
 from stabjax.run.signals import Preempted, StopRequest
 from stabjax.run.sinks import check_tensorboard, diverged
 from stabjax.run.telemetry import Backlog, LateFetch
@@ -135,8 +136,12 @@ class _Run:
         self.checkpoints = Checkpoints(
             folder / "checkpoints", config.train.keep, self.skipped.append
         )
+        # A plain run, without guards, may go wherever it goes.
+        every = 0 if config.guards is None else config.train.audit_every
+        self.auditor = Auditor(task.train, state, every)
         self.journal = self._resume()
         self.late = LateFetch(task.train.schema(self.state), self.step)
+        self.snapshots = self._host_snapshots()
 
     def go(self) -> RunResult:
         """Train, and record how it ended."""
@@ -211,13 +216,32 @@ class _Run:
             self.backlog.add(row)
             if self.step % self.ring == 0:
                 self._log(self.late.push(self.state.telemetry))
+                self._renew_snapshot()
+            if self.auditor.due(self.step):
+                self.auditor.check(self.state, self.step)
             if _due(self.step, train.evaluate_every):
                 self._evaluate()
             if _due(self.step, train.checkpoint_every) and self.step < train.steps:
                 self._save()  # the last one is saved after the last evaluation
 
+    def _host_snapshots(self) -> HostSnapshots | None:
+        train = self.config.train
+        if train.snapshot_memory == "device":
+            return None
+        every = train.snapshot_every or self.ring
+        return HostSnapshots(self.task.train, self.state, self.step, every)
+
+    def _renew_snapshot(self) -> None:
+        if self.snapshots is None:
+            return
+        self.state, restored = self.snapshots.renew(self.state, self.step)
+        if restored is not None:
+            self.journal.event("rollback", self.step, restored_step=restored)
+
     def _log(self, rows: list[dict[str, Any]]) -> None:
         journal = self.journal
+        if self.snapshots is not None:
+            self.snapshots.see(rows)
         for number, row in enumerate(rows):
             journal.row(row)
             self.recent.append(row)
@@ -254,6 +278,8 @@ class _Run:
         self._settle()
         if self.saved == self.step:
             return
+        # The last good checkpoint is not replaced by a damaged one.
+        self.auditor.check(self.state, self.step)
         self.journal.event("checkpoint", self.step)
         self.journal.flush(durable=True)
         extra = {**self.journal.mark(), "evaluated": self.evaluated}

