@@ -106,9 +106,9 @@ def two_hot_decode(
 ) -> Float[Array, "*shape"]:
     """Return the mean of a distribution over bins; it undoes `two_hot`.
 
-    ``sum_k p_k b_k``, the two ends of the grid added first: equal probabilities on a
-    symmetric grid give exactly zero, where a sum from left to right leaves a
-    remainder of the size of the rounding of the largest bin.
+    ``sum_k p_k b_k``, where two bins of opposite value first subtract their
+    probabilities: equal ones on a symmetric grid give exactly zero, not a remainder
+    of the size of the rounding of the largest bin.
 
     Args:
         probabilities: Weights that sum to one, for example a softmax.
@@ -136,8 +136,12 @@ def two_hot_decode(
     wide = widen(probabilities)
     grid = jnp.asarray(bins, wide.dtype)
     chex.assert_axis_dimension(probabilities, -1, grid.size)
-    terms = wide * jnp.expand_dims(grid, tuple(range(wide.ndim - 1)))
-    return 0.5 * jnp.sum(terms + jnp.flip(terms, axis=-1), axis=-1)
+    places = jnp.expand_dims(grid, tuple(range(wide.ndim - 1)))
+    opposite, other = jnp.flip(places, axis=-1), jnp.flip(wide, axis=-1)
+    # Not the sum of two products: a fused multiply-add rounds only one of them.
+    mirrored = places * (wide - other)
+    pairs = jnp.where(places == -opposite, mirrored, places * wide + opposite * other)
+    return 0.5 * jnp.sum(pairs, axis=-1)
 
 
 @jax.custom_jvp
