@@ -34,6 +34,7 @@ import programs  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from stabjax.cost import hlo  # noqa: E402
+from stabjax.cost.shapes import spread_over  # noqa: E402
 
 # What XLA wants to know of the GPU it compiles for: an H200.
 _H200 = """
@@ -71,14 +72,7 @@ def measure(
     """Compile every program for the target and count."""
     tree = programs.TREES[tree_name]()
     unit = programs.bytes_of(tree)
-    where = mesh(target, devices)
-
-    def place(leaf: jax.ShapeDtypeStruct) -> jax.sharding.Sharding:
-        axes = jax.sharding.PartitionSpec()
-        if devices > 1 and leaf.size >= 1024 and leaf.shape[0] % devices == 0:
-            axes = jax.sharding.PartitionSpec("device")
-        return jax.sharding.NamedSharding(where, axes)
-
+    place = spread_over(mesh(target, devices))
     # What `init` does by itself where it finds parameters sharded.
     options: dict[str, Any] = {"sample_updates": devices == 1}
     options["guards"] = programs.all_guards(groups)

@@ -1,4 +1,4 @@
-"""The command line: list, train, compare, report.
+"""The command line: list, train, compare, report, cost.
 
 Exit codes: 0 finished; 1 the run failed; 2 usage or configuration, nothing created;
 3 the run diverged; 4 another process owns the run folder; 130 stopped by Ctrl-C and 143
@@ -76,7 +76,7 @@ def _failure(error: Exception) -> int:
     if isinstance(error, Preempted):
         return _complain(error, error.exit_code)
     # By name, because a failure before jax was imported should not import it.
-    if type(error).__name__ == "TrainingHalted":
+    if any(kind.__name__ == "TrainingHalted" for kind in type(error).__mro__):
         return _complain(error, DIVERGED)
     if not isinstance(error, OSError) and type(error).__name__ != "CheckpointDamaged":
         import traceback
@@ -132,6 +132,29 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a run's one-file HTML report")
     report.add_argument("run", help="a run folder")
     report.set_defaults(command=_report)
+
+    cost = commands.add_parser(
+        "cost",
+        help="print what guards add to an optimizer, from the compiled program",
+        epilog="example: stabjax cost --shapes w=1024x1024,b=1024 optimizer.kind=adamw "
+        "optimizer.learning_rate=1e-3 'guards=[{kind: skip_spikes}]'",
+    )
+    cost.add_argument(
+        "config",
+        nargs="?",
+        help="as for train; or module:function, which returns "
+        "(params, optimizer, guards)",
+    )
+    cost.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as optimizer.kind=lion"
+    )
+    cost.add_argument(
+        "--shapes", help="parameters as name=1024x512,... or a YAML file of them"
+    )
+    cost.add_argument(
+        "--devices", type=int, default=1, help="shard the parameters over so many (1)"
+    )
+    cost.set_defaults(command=_cost)
     return parser
 
 
@@ -244,4 +267,25 @@ def _report(options: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such run folder.")
     print(write_report(folder))
+    return FINISHED
+
+
+def _cost(options: argparse.Namespace) -> int:
+    import shutil
+
+    from stabjax.cost.command import report_cost
+
+    what, overrides = options.config, options.overrides
+    if what is not None and "=" in what:  # --shapes alone, then key=value
+        what, overrides = None, [what, *overrides]
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(
+        report_cost(
+            what,
+            overrides,
+            shapes=options.shapes,
+            devices=options.devices,
+            width=width,
+        )
+    )
     return FINISHED
