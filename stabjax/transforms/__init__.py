@@ -1,56 +1,31 @@
 """Faces to optax: `guard` around an optimizer, and each guard by its field name.
 
-The clipping and scaling guards are links for an `optax.chain`; those that refuse
-steps wrap the optimizer that must not move, because a link that emits zeros does
-not stop the momentum and the weight decay behind it.
+Besides: optimizers with guards folded into their formula, accumulation that leaves out
+what is refused, and the clips that need more than the scalars of a step.
 """
 
-from typing import Any
-
-import optax
-
-from stabjax import guards
+from stabjax.transforms.accumulate import AccumulateState as AccumulateState
+from stabjax.transforms.accumulate import accumulate as accumulate
+from stabjax.transforms.adaptive_clip import adaptive_clip as adaptive_clip
+from stabjax.transforms.clip_update_by_rms import (
+    clip_update_by_rms as clip_update_by_rms,
+)
+from stabjax.transforms.faces import STEP_ONLY as STEP_ONLY
+from stabjax.transforms.faces import back_off as back_off
+from stabjax.transforms.faces import clip_by_block_rms as clip_by_block_rms
+from stabjax.transforms.faces import clip_by_global_norm as clip_by_global_norm
+from stabjax.transforms.faces import clip_by_group_norm as clip_by_group_norm
+from stabjax.transforms.faces import escalate as escalate
+from stabjax.transforms.faces import reduce_on_plateau as reduce_on_plateau
+from stabjax.transforms.faces import reset_moments as reset_moments
+from stabjax.transforms.faces import skip_large as skip_large
+from stabjax.transforms.faces import skip_nonfinite as skip_nonfinite
+from stabjax.transforms.faces import skip_spikes as skip_spikes
+from stabjax.transforms.faces import trivial_baseline as trivial_baseline
+from stabjax.transforms.faces import zclip as zclip
 from stabjax.transforms.guard import GuardState as GuardState
 from stabjax.transforms.guard import guard as guard
 from stabjax.transforms.optimizers import adamw as adamw
 from stabjax.transforms.optimizers import lion as lion
 from stabjax.transforms.optimizers import sgd as sgd
-
-
-def clip_by_global_norm(
-    max_norm: float,
-) -> optax.GradientTransformationExtraArgs:
-    """Return `stabjax.guards.clip_by_global_norm` as a link of a chain.
-
-    Example:
-        >>> optimizer = optax.chain(clip_by_global_norm(1.0), optax.adam(1e-3))
-    """
-    clip = guards.clip_by_global_norm(max_norm=max_norm)
-    return guard(optax.identity(), clip)
-
-
-def clip_by_group_norm(
-    max_norm: float, groups: list[str] | tuple[str, ...]
-) -> optax.GradientTransformationExtraArgs:
-    """Return `stabjax.guards.clip_by_group_norm` as a link of a chain."""
-    clip = guards.clip_by_group_norm(max_norm=max_norm, groups=groups)
-    return guard(optax.identity(), clip)
-
-
-def reduce_on_plateau(**options: Any) -> optax.GradientTransformationExtraArgs:
-    """Return `stabjax.guards.reduce_on_plateau` as a link; update needs ``value=``."""
-    return guard(optax.identity(), guards.reduce_on_plateau(**options))
-
-
-def skip_nonfinite(
-    inner: optax.GradientTransformation, **options: Any
-) -> optax.GradientTransformationExtraArgs:
-    """Wrap ``inner`` with `stabjax.guards.skip_nonfinite`."""
-    return guard(inner, guards.skip_nonfinite(**options))
-
-
-def skip_spikes(
-    inner: optax.GradientTransformation, **options: Any
-) -> optax.GradientTransformationExtraArgs:
-    """Wrap ``inner`` with `stabjax.guards.skip_spikes`; update needs ``value=``."""
-    return guard(inner, guards.skip_spikes(**options))
+from stabjax.transforms.repair_nonfinite import repair_nonfinite as repair_nonfinite

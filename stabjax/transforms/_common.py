@@ -1,6 +1,6 @@
 """What every face to optax asks of its guards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,3 +53,30 @@ def fresh_state(
     return jax.tree.map(
         lambda new, old: new.astype(old.dtype), inner.init(params), like
     )
+
+
+def keeper(
+    move: Callable[[PyTree, Any], Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Return an optimizer without parameters: all it has is a state to move.
+
+    The core keeps or replaces the state of any optimizer, and so also what is no
+    optimizer: moments by themselves, or a mean of gradients.
+
+    Args:
+        move: ``(gradients, state) -> state``.
+
+    Returns:
+        A transformation for the parameters ``()``.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return params
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, Any]:
+        del extra_args
+        return params, move(updates, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

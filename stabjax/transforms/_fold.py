@@ -19,7 +19,7 @@ from stabjax.core.apply import Applier, Form, Outcome, Trial
 from stabjax.core.elementwise import repair, scale_leaves, select
 from stabjax.core.headroom import holds_squares
 from stabjax.core.layout import is_inexact
-from stabjax.transforms._common import check_guards, fresh_state, require_loss
+from stabjax.transforms._common import check_guards, fresh_state, keeper, require_loss
 from stabjax.transforms.guard import GuardState, guard
 from stabjax.types import Flag, Guard
 
@@ -103,10 +103,10 @@ class _Folded:
         *,
         value: Any = None,
         **extra_args: Any,
-    ) -> tuple[PyTree, GuardState]:
+    ) -> tuple[PyTree, Any]:
         """Obey the contract of optax."""
         require_loss(self.name, self.guards, value)
-        before, behind = state.inner_state[0], state.inner_state[1:]
+        before, behind = state.inner_state[0], tuple(state.inner_state[1:])
         exact = jax.eval_shape(self.formula.moments, updates, before)
         if not _fits(exact, before):
             return self.around.update(updates, state, params, value=value, **extra_args)
@@ -137,15 +137,12 @@ class _Folded:
     def _kept_moments(
         self, gradients: PyTree, state: Any, value: Any, *, late: bool
     ) -> Outcome:
-        def moments(gradients: PyTree, before: Any, params: Any = None, **_: Any):
+        def moments(gradients: PyTree, before: Any) -> Any:
             after = self.formula.moments(gradients, before)
-            stored = jax.tree.map(lambda x, old: x.astype(old.dtype), after, before)
-            return params, stored
+            return jax.tree.map(lambda x, old: x.astype(old.dtype), after, before)
 
-        # An optimizer without parameters: all it has is a state, to keep or replace.
-        keeper = optax.GradientTransformationExtraArgs(lambda _: (), moments)
         applier = Applier(
-            optimizer=keeper,
+            optimizer=keeper(moments),
             guards=self.guards,
             # What is read after the loop cannot be overwritten in it.
             form="select" if late or self.formula.from_before else self.form,

@@ -169,20 +169,21 @@ def sgd(
         >>> print(updates)
         [-0.5 -0.5]
     """
+    decay: Any = momentum
 
-    def follow(gradient: jax.Array, trace: jax.Array) -> jax.Array:
-        return gradient + momentum * trace
+    def follow(gradients: PyTree, trace: PyTree) -> PyTree:
+        return _map(lambda g, t: g + decay * t, gradients, trace)
 
     def moments(gradients: PyTree, before: Any) -> Any:
         if momentum is None:
             return before
-        return optax.TraceState(trace=_map(follow, gradients, before.trace))
+        return optax.TraceState(trace=follow(gradients, before.trace))
 
     def direction(gradients: PyTree, before: Any, after: Any) -> PyTree:
         del before
         if momentum is None:
             return gradients
-        return _map(follow, gradients, after.trace) if nesterov else after.trace
+        return follow(gradients, after.trace) if nesterov else after.trace
 
     return fold(
         "sgd",
