@@ -1,6 +1,5 @@
 """Clip each group of parameters by its own norm, so that none starves the rest."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,18 +14,17 @@ from stabjax.core.running import (
     running_mean,
 )
 from stabjax.guards import check
+from stabjax.guards import prefixes as named
 from stabjax.types import (
     Alert,
     GroupScale,
     Guard,
-    Layout,
     StepStats,
     Verdict,
     verdict,
 )
 
 _DECAY = 0.99
-REST = "rest"
 
 
 class ClipByGroupNormState(NamedTuple):
@@ -70,8 +68,8 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
     """
     name = "clip_by_group_norm"
     check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
-    prefixes = _checked_prefixes(name, groups)
-    labels = (*prefixes, REST)
+    prefixes = named.checked(name, groups)
+    labels = (*prefixes, named.REST)
 
     def init() -> ClipByGroupNormState:
         return ClipByGroupNormState(
@@ -83,7 +81,7 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
     def judge(
         state: ClipByGroupNormState, stats: StepStats
     ) -> tuple[ClipByGroupNormState, Verdict]:
-        members = _members(name, stats.layout, prefixes)
+        members = named.members(name, stats.layout, prefixes)
         norms = group_norms(stats.leaf_norms, members, len(labels))
         clipped = [jnp.isfinite(norm) & (norm > max_norm) for norm in norms]
         factors = tuple(
@@ -110,26 +108,3 @@ def _counted(
             state.typical_norm, norms, state.seen, _DECAY
         ),
     )
-
-
-def _checked_prefixes(name: str, groups: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(groups, str) or not all(isinstance(g, str) and g for g in groups):
-        raise ValueError(
-            f"{name}: groups must be a list of path prefixes, got {groups!r}."
-        )
-    if len(set(groups)) != len(groups) or REST in groups:
-        raise ValueError(
-            f"{name}: groups must be distinct and not {REST!r}, got {groups!r}."
-        )
-    return tuple(groups)
-
-
-def _members(name: str, layout: Layout, prefixes: tuple[str, ...]) -> tuple[int, ...]:
-    members = layout.members(prefixes)
-    for index, prefix in enumerate(prefixes):
-        if index not in members:
-            known = {leaf.rsplit("/", n)[0] for leaf in layout.leaves for n in range(3)}
-            near = difflib.get_close_matches(prefix, sorted(known), n=1, cutoff=0.0)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{name}: no parameter lies under {prefix!r}.{hint}")
-    return members

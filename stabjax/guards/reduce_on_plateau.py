@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from stabjax.guards import check
+from stabjax.guards import metric as metrics
 from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
 
 
@@ -64,14 +65,15 @@ def reduce_on_plateau(
         min_scale: Smallest scale, in [0, 1].
         min_change: Reductions smaller than this are not made, >= 0.
         accumulation_size: Finite losses per average [steps], >= 1.
-        metric: ``"loss"``, or a component such as ``"raw/cross_entropy"``.
+        metric: ``"loss"``, a component such as ``"raw/cross_entropy"``, or any other
+            scalar that the loss reports.
 
     Returns:
         A guard that never refuses.
 
     Raises:
         ValueError: If an option is out of range, or, when the step is traced, if
-            there is no component of that name.
+            there is nothing of that name.
 
     Source:
         torch.optim.lr_scheduler.ReduceLROnPlateau.
@@ -113,7 +115,7 @@ def reduce_on_plateau(
     def judge(
         state: ReduceOnPlateauState, stats: StepStats
     ) -> tuple[ReduceOnPlateauState, Verdict]:
-        loss = _metric(name, stats, metric)
+        loss = metrics.read(name, stats, metric)
         finite = jnp.isfinite(loss) & stats.finite
         # Divided before it is added, so that no sum of finite losses overflows.
         total = state.sum + jnp.where(finite, loss / accumulation_size, 0.0)
@@ -148,12 +150,3 @@ def reduce_on_plateau(
         )
 
     return Guard(name, init, judge, reads_loss=True)
-
-
-def _metric(name: str, stats: StepStats, metric: str) -> Scalar:
-    if metric == "loss":
-        return stats.loss
-    if metric not in stats.components:
-        known = ", ".join(["loss", *sorted(stats.components)])
-        raise ValueError(f"{name}: metric must be one of {known}, got {metric!r}.")
-    return stats.components[metric]
