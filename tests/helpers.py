@@ -21,8 +21,24 @@ FACES = ("branch", "select", "optax")
 # Options under which a guard has nothing to say about the tiny model.
 QUIET = {
     "clip_by_global_norm": {"max_norm": 1e6},
+    "clip_by_block_rms": {"threshold": 1e6},
     "clip_by_group_norm": {"max_norm": 1e6, "groups": ("core", "head/out")},
+    "empty_set": {"metric": "valid"},
+    "repair_nonfinite": {"max_share": 0.0},
+    "reset_moments": {"after_refusals": 99},
+    "saturation": {"metric": "loss", "patience": 10_000},
+    "sentinel": {"metric": "loss", "value": -1e9},
+    "skip_large": {"max_norm": 1e6},
+    "trivial_baseline": {"baseline": 1e9},
 }
+# Behind optax there is neither a loss to scale nor a metric but the loss.
+TRAIN_STEP_ONLY = ("dynamic_loss_scale", "empty_set")
+
+
+def guards_behind(form):
+    """Return the names of the registered guards that work behind a face."""
+    left_out = TRAIN_STEP_ONLY if form == "optax" else ()
+    return [name for name in sorted(GUARDS) if name not in left_out]
 
 
 def quiet(name, **options):
@@ -99,6 +115,7 @@ def stateless_loss(params, batch, key):
         "weighted/task": task,
         "raw/extra": batch["component"],
         "output": output,
+        "valid": jnp.float32(8.0),
     }
     return loss, aux
 
@@ -251,7 +268,7 @@ def stats_of(core=None, **given):
         applied=core.applied,
         consecutive_refused=core.consecutive_refused,
         repaired=jnp.asarray(given.get("repaired", 0), jnp.int32),
-        metrics={k: jnp.float32(v) for k, v in given.get("metrics", {}).items()},
+        metrics={"valid": jnp.float32(8.0)} | given.get("metrics", {}),
         layout=given.get("layout", layout_of(params_of())),
     )
 
@@ -288,13 +305,19 @@ def _judging(given):
 def judge_series(given, **series):
     """Return what one guard says about series of scalars; rows are separate runs.
 
-    The series are ``loss``, ``grad_norm`` and ``update_norm``, each one value per
-    step; ``update_norm`` is that of the update before the step.
+    The series are ``loss``, ``grad_norm``, ``update_norm`` and others that `stats_of`
+    takes, each one value per step, and ``metrics``, a series per name;
+    ``update_norm`` is that of the update before the step.
     """
-    series = {n: jnp.asarray(np.asarray(v, np.float32)) for n, v in series.items()}
+    as_floats = lambda values: jnp.asarray(np.asarray(values, np.float32))
+    series = jax.tree.map(as_floats, series, is_leaf=_is_series)
     one, many = _judging(given)
-    rows = next(iter(series.values())).ndim == 2
+    rows = jax.tree.leaves(series)[0].ndim == 2
     return Trace(*jax.tree.map(np.asarray, (many if rows else one)(series)))
+
+
+def _is_series(value):
+    return not isinstance(value, dict)
 
 
 def rows_of(state):

@@ -21,7 +21,11 @@ class EscalateState(NamedTuple):
 
 
 def escalate(
-    *, roll_back_after: int = 8, max_rollbacks: int = 3, halt_after: int = 50
+    *,
+    roll_back_after: int = 8,
+    max_rollbacks: int = 3,
+    halt_after: int = 50,
+    reset_moments: bool = False,
 ) -> Guard:
     """Roll back after a streak of refusals, and halt when that does not help.
 
@@ -36,6 +40,8 @@ def escalate(
         roll_back_after: Refusals in a row that cause a rollback [steps], >= 1.
         max_rollbacks: Rollbacks before the halt, >= 0.
         halt_after: Refusals in a row that halt in any case [steps], >= 1.
+        reset_moments: Whether a rollback also starts the optimizer anew, counters
+            and schedules included, for a state that leads to the same place again.
 
     Returns:
         A guard that needs snapshots unless ``max_rollbacks`` is 0.
@@ -71,6 +77,16 @@ def escalate(
             since=jnp.where(roll_back, 0, since),
             rollbacks=state.rollbacks + roll_back.astype(jnp.int32),
         )
-        return state, verdict(roll_back=roll_back, halt=halt)
+        return state, verdict(
+            roll_back=roll_back,
+            halt=halt,
+            reset_moments=roll_back if reset_moments else False,
+        )
 
-    return Guard(name, init, judge, rolls_back=max_rollbacks > 0)
+    return Guard(
+        name,
+        init,
+        judge,
+        rolls_back=max_rollbacks > 0,
+        resets_moments=reset_moments,
+    )

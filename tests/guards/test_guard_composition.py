@@ -14,6 +14,7 @@ from helpers import (
     batch_of,
     bits,
     gradient_with,
+    guards_behind,
     judge_series,
     model_state,
     optax_face,
@@ -41,7 +42,7 @@ BATCHED = stack(BATCHES)
 @functools.cache
 def face_of_all(form):
     """Return every registered guard at once behind a face."""
-    guards = [quiet(name) for name in sorted(GUARDS)]
+    guards = [quiet(name) for name in guards_behind(form)]
     return optax_face(guards) if form == "optax" else train_face(guards, form)
 
 

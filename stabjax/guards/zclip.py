@@ -1,0 +1,168 @@
+"""Clip the gradient norm where it stands out of its own running distribution."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from stabjax.core.running import count_where, running_mean
+from stabjax.guards import check
+from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+
+# A deviation by less than a thousandth of the mean is rounding, not a spike.
+_RELATIVE_FLOOR = 1e-3
+_SMALLEST_RATIO = float(np.finfo(np.float32).tiny)
+_DECAY = 0.99
+
+
+class ZclipState(NamedTuple):
+    """Running distribution of the norm.
+
+    Attributes:
+        seen: Norms in the statistics [steps].
+        mean: Running mean of the clipped norm [gradient].
+        deviation: Running standard deviation from it [gradient].
+        streak: Clipped steps in a row [steps].
+        measured: Finite norms so far [steps].
+        clip_fraction: Running share of steps clipped, in [0, 1].
+        clip_ratio: Factor of the last step, in (0, 1].
+    """
+
+    seen: Count
+    mean: Scalar
+    deviation: Scalar
+    streak: Count
+    measured: Count
+    clip_fraction: Scalar
+    clip_ratio: Scalar
+
+
+def zclip(
+    *,
+    threshold: float = 2.5,
+    decay: float = 0.97,
+    warmup: int = 25,
+    rebase_after: int = 20,
+) -> Guard:
+    """Scale down a gradient whose norm has a z-score above ``threshold``.
+
+    With ``z = (norm - mean) / deviation`` and ``z > threshold`` the gradient is
+    scaled to the norm ``mean + threshold**2 * deviation / z``: the further out, the
+    closer to the mean. The first ``warmup`` norms give mean and variance; then
+    ``mean <- decay * mean + (1 - decay) * x`` and ``deviation**2 <- decay *
+    deviation**2 + (1 - decay) * (x - mean)**2``, where ``x`` is the clipped norm.
+
+    Because the clipped norm enters, the original never accepts a lasting rise: far
+    out, ``x`` is the mean itself. Here the statistics start anew from the present
+    norm after ``rebase_after`` clipped steps in a row. A step that is not finite
+    enters nothing; the deviation is at least a thousandth of the mean, so that a
+    flat series is never clipped; and it is updated as a root of a sum of squares,
+    which neither cancels nor overflows. Combine it with `clip_by_global_norm` for
+    the absolute bound that the original also has, and for the warm-up, in which
+    nothing is clipped.
+
+    Args:
+        threshold: Largest z-score [standard deviations], in (0, inf).
+        decay: Memory of the statistics, in [0, 1); 0.97 is about 33 steps.
+        warmup: Norms before anything is clipped [steps], >= 2.
+        rebase_after: Clipped steps in a row before the level is taken as new
+            [steps], >= 1.
+
+    Returns:
+        A guard that never refuses.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Source:
+        Kumar et al. (2025), ZClip, arXiv:2504.02507; floor and new start are own.
+
+    Example:
+        >>> zclip(threshold=3.0).name
+        'zclip'
+    """
+    name = "zclip"
+    check.in_range(name, "threshold", threshold, 0.0, low_open=True)
+    check.in_range(name, "decay", decay, 0.0, 1.0, high_open=True)
+    check.count(name, "warmup", warmup, low=2)
+    check.count(name, "rebase_after", rebase_after, low=1)
+
+    def init() -> ZclipState:
+        return ZclipState(
+            seen=jnp.zeros((), jnp.int32),
+            mean=jnp.zeros((), jnp.float32),
+            deviation=jnp.zeros((), jnp.float32),
+            streak=jnp.zeros((), jnp.int32),
+            measured=jnp.zeros((), jnp.int32),
+            clip_fraction=jnp.zeros((), jnp.float32),
+            clip_ratio=jnp.ones((), jnp.float32),
+        )
+
+    def judge(state: ZclipState, stats: StepStats) -> tuple[ZclipState, Verdict]:
+        norm, finite = stats.grad_norm, jnp.isfinite(stats.grad_norm)
+        bound = _bound(state, norm, threshold)
+        over = finite & (state.seen >= warmup) & (norm > bound)
+        learn = finite & stats.finite
+        rebased = over & learn & (state.streak >= rebase_after)
+        clipped = over & ~rebased
+        # Far out the factor would be flushed to zero, a step that is none.
+        ratio = jnp.maximum(bound / norm, jnp.float32(_SMALLEST_RATIO))
+        ratio = jnp.where(clipped, ratio, jnp.float32(1.0))
+        share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
+        learned = jnp.where(clipped, bound, norm)
+        seen, mean, deviation = _learn(state, learned, learn, rebased, decay, warmup)
+        state = ZclipState(
+            seen=seen,
+            mean=mean,
+            deviation=deviation,
+            streak=jnp.where(learn & ~clipped, 0, count_where(state.streak, clipped)),
+            measured=count_where(state.measured, finite),
+            clip_fraction=running_mean(
+                state.clip_fraction, share, state.measured, _DECAY
+            ),
+            clip_ratio=ratio,
+        )
+        alerts = Alert.CLIPPED.when(clipped) | Alert.REBASED.when(rebased)
+        return state, verdict(gradient_scale=ratio, alerts=alerts)
+
+    return Guard(name, init, judge)
+
+
+def _bound(state: ZclipState, norm: Scalar, threshold: float) -> Scalar:
+    """Return the norm to clip to where it is exceeded; infinite where all is fine."""
+    spread = jnp.maximum(state.deviation, _RELATIVE_FLOOR * state.mean)
+    excess = norm - state.mean
+    # A mean of zero says nothing about the size of a gradient.
+    over = (excess > threshold * spread) & (state.mean > 0)
+    # In this order no product leaves the range of float32.
+    pulled = state.mean + threshold * spread * (threshold * (spread / excess))
+    return jnp.where(over, pulled, jnp.float32(jnp.inf))
+
+
+def _learn(
+    state: ZclipState,
+    value: Scalar,
+    learn: Flag,
+    rebased: Flag,
+    decay: float,
+    warmup: int,
+) -> tuple[Count, Scalar, Scalar]:
+    """Take a norm into count, mean and deviation; start anew where asked to."""
+    seen = jnp.where(rebased, 0, state.seen)
+    early = seen < warmup
+    weight = jnp.where(early, 1.0 / (seen + 1).astype(jnp.float32), 1.0 - decay)
+    distance = value - state.mean
+    mean = state.mean + weight * distance
+    # With equal weights the variance is about the running mean; later, as published,
+    # it takes the distance from the new mean.
+    kept = jnp.sqrt(1.0 - weight)
+    added = jnp.where(early, jnp.sqrt(weight) * kept, jnp.sqrt(weight) * (1.0 - weight))
+    deviation = jnp.hypot(kept * state.deviation, added * distance)
+    first = seen == 0
+    mean = jnp.where(first, value, mean)
+    deviation = jnp.where(first, jnp.float32(0.0), deviation)
+    return (
+        count_where(seen, learn),
+        jnp.where(learn, mean, state.mean),
+        jnp.where(learn, deviation, state.deviation),
+    )
