@@ -200,14 +200,22 @@ class Applier:
         inner = select(applied, inner, trial.inner)
         return _outcome(params, inner, applied, stats, decision, core, states)
 
+    def _first_sums(self, trial: Trial) -> Sums:
+        # Reduced across devices, both sums in one pass are one exchange instead of two.
+        if self.spread:
+            return sums_in_both_units(self._gradients(trial), spread=True)
+        return Sums(sums_of_squares(self._gradients(trial)), None)
+
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
-        plain = sums_of_squares(self._gradients(trial))
+        measured = self._first_sums(trial)
         # What is judged crosses the loop as two vectors, not as eighty scalars.
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
-        shapes = self._judge(trial, core, Sums(plain, plain))
+        shapes = self._judge(trial, core, Sums(measured.plain, measured.plain))
 
         def decide(judged, applied, params, inner):
-            sums = _remeasured(self._gradients(trial), plain)
+            sums = measured
+            if sums.small is None:
+                sums = _remeasured(self._gradients(trial), sums.plain)
             judged = self._judge(trial, core, sums)
             go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
             return go_on, pack(judged), applied, params, inner
