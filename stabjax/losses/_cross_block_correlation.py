@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from stabjax.losses._spread_mask import spread_mask
 from stabjax.numerics import standardize
 from stabjax.numerics._precision import widen
 
@@ -80,7 +81,7 @@ def cross_block_correlation(
     """
     _check_sizes(sizes, codes.shape[1])
     rows = jnp.ones(codes.shape[:1], jnp.bool_) if mask is None else mask
-    counts = jnp.broadcast_to(rows[:, None], codes.shape)
+    counts = spread_mask("cross_block_correlation", rows, codes)
     scores = standardize(widen(codes), counts, axis=0, eps=eps)
     total = jnp.maximum(jnp.sum(rows, dtype=jnp.int32), 1).astype(scores.dtype)
     products = jnp.matmul(scores.T, scores, precision=jax.lax.Precision.HIGHEST)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt32
 
+from stabjax.losses._spread_mask import spread_mask
 from stabjax.numerics import masked_mean
 from stabjax.numerics._check import check_range
 from stabjax.numerics._precision import power_of_two, widen
@@ -14,27 +15,14 @@ from stabjax.numerics._precision import power_of_two, widen
 Critic = Callable[[Array], Array]
 
 
-def _spread(mask: Array | None, like: Array) -> Array:
-    """Return the mask in the shape of the examples; the whole batch if None."""
-    if mask is None:
-        return jnp.ones(like.shape, jnp.bool_)
-    if mask.shape != like.shape[: mask.ndim] or mask.ndim == 0:
-        raise ValueError(
-            "gradient_penalty: mask must have the leading axes of the examples, "
-            f"got shape {mask.shape} for {like.shape}."
-        )
-    trailing = like.shape[mask.ndim :]
-    return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * len(trailing)), like.shape)
-
-
-def _slopes(critic: Critic, points: Array, mask: Array) -> Array:
+def _slopes(function: str, critic: Critic, points: Array, mask: Array) -> Array:
     """Return the gradient of each score in its own example, one row each."""
 
     def total(x: Array) -> Array:
         scores = critic(x)
         if scores.shape != x.shape[:1]:
             raise ValueError(
-                f"gradient_penalty: critic must return shape {x.shape[:1]}, "
+                f"{function}: critic must return shape {x.shape[:1]}, "
                 f"got {scores.shape}."
             )
         return jnp.sum(scores)
@@ -122,12 +110,13 @@ def gradient_penalty(
     """
     check_range("gradient_penalty", "target", target, low=0.0)
     check_range("gradient_penalty", "floor", floor, low=1e-15, high=1e15)
-    counts = _spread(mask, real)
+    counts = spread_mask("gradient_penalty", mask, real)
     shape = real.shape[:1] + (1,) * (real.ndim - 1)
     part = jax.random.uniform(key, shape, real.dtype)
     points = jax.lax.stop_gradient(part * real + (1.0 - part) * fake)
     points = jnp.where(counts, points, 0.0)
-    excess = _smooth_norms(_slopes(critic, points, counts), floor) - target
+    slopes = _slopes("gradient_penalty", critic, points, counts)
+    excess = _smooth_norms(slopes, floor) - target
     excess = jnp.maximum(excess, 0.0) if one_sided else excess
     return masked_mean(excess * excess, _any_entry(counts))
 
@@ -171,7 +160,7 @@ def r1_penalty(
         >>> float(r1_penalty(lambda x: 3.0 * x[:, 0], jnp.ones((4, 2))))
         4.5
     """
-    counts = _spread(mask, real)
+    counts = spread_mask("r1_penalty", mask, real)
     points = jnp.where(counts, jax.lax.stop_gradient(real), 0.0)
-    slopes = _slopes(critic, points, counts)
+    slopes = _slopes("r1_penalty", critic, points, counts)
     return 0.5 * masked_mean(jnp.sum(slopes * slopes, axis=1), _any_entry(counts))

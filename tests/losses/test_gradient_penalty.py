@@ -223,5 +223,9 @@ def test_wrong_options_are_refused():
         penalize(critic, real, fake, target=-1.0)
     with pytest.raises(ValueError, match=r"critic must return shape \(8,\)"):
         penalize(lambda x: x, real, fake)
-    with pytest.raises(ValueError, match="mask must have the leading axes"):
+    with pytest.raises(
+        ValueError, match="gradient_penalty: mask must have leading axes"
+    ):
         penalize(critic, real, fake, mask=jnp.ones(7, jnp.bool_))
+    with pytest.raises(ValueError, match="r1_penalty: mask must have leading axes"):
+        r1_penalty(critic, real, mask=jnp.ones((8, 2), jnp.bool_))
