@@ -6,12 +6,22 @@ tests run over it.
 
 import numpy as np
 
+from stabjax.losses._acyclicity import acyclicity as acyclicity
+from stabjax.losses._acyclicity import in_acyclicity_domain as in_acyclicity_domain
 from stabjax.losses._asinh_compress import asinh_compress as asinh_compress
+from stabjax.losses._cap_contribution import cap_contribution as cap_contribution
+from stabjax.losses._cap_contribution import cap_gradient_share as cap_gradient_share
 from stabjax.losses._combine import combine as combine
+from stabjax.losses._cross_block_correlation import (
+    cross_block_correlation as cross_block_correlation,
+)
 from stabjax.losses._cross_entropy import cross_entropy as cross_entropy
 from stabjax.losses._cross_entropy import (
     cross_entropy_per_example as cross_entropy_per_example,
 )
+from stabjax.losses._equivariance import dihedral as dihedral
+from stabjax.losses._equivariance import dihedral_inverse as dihedral_inverse
+from stabjax.losses._equivariance import equivariance_loss as equivariance_loss
 from stabjax.losses._fenchel_young import fenchel_young as fenchel_young
 from stabjax.losses._fenchel_young import fenchel_young_bound as fenchel_young_bound
 from stabjax.losses._fenchel_young import (
@@ -19,6 +29,8 @@ from stabjax.losses._fenchel_young import (
 )
 from stabjax.losses._focal_loss import focal_loss as focal_loss
 from stabjax.losses._focal_loss import focal_loss_per_example as focal_loss_per_example
+from stabjax.losses._gradient_penalty import gradient_penalty as gradient_penalty
+from stabjax.losses._gradient_penalty import r1_penalty as r1_penalty
 from stabjax.losses._hard_clamp import hard_clamp as hard_clamp
 from stabjax.losses._hull import check_in_hull as check_in_hull
 from stabjax.losses._hull import hull_violation as hull_violation
@@ -26,8 +38,16 @@ from stabjax.losses._orthogonal_gradient import (
     orthogonal_gradient as orthogonal_gradient,
 )
 from stabjax.losses._orthogonal_gradient import orthogonal_logits as orthogonal_logits
+from stabjax.losses._pop_art import PopArt as PopArt
+from stabjax.losses._pop_art import pop_art as pop_art
 from stabjax.losses._registry import LossEntry as LossEntry
 from stabjax.losses._relative_clip import relative_clip as relative_clip
+from stabjax.losses._return_normalization import ReturnNormalizer as ReturnNormalizer
+from stabjax.losses._return_normalization import ReturnStatistics as ReturnStatistics
+from stabjax.losses._return_normalization import return_normalizer as return_normalizer
+from stabjax.losses._return_normalization import (
+    standardize_returns as standardize_returns,
+)
 from stabjax.losses._saturation import Saturation as Saturation
 from stabjax.losses._saturation import saturation as saturation
 from stabjax.losses._saturation import saturation_penalty as saturation_penalty
@@ -58,14 +78,46 @@ _CELLS = {
     "mu": np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], np.float32),
     "target": np.eye(3, dtype=np.float32)[:2],
 }
+_GRAPH = np.array([[0.1, 0.8, 0.0], [0.3, 0.2, -0.9], [0.5, 0.4, 0.0]], np.float32)
+_CODES = np.array(
+    [
+        [0.5, -1.0, 2.0, 0.1],
+        [1.5, 0.3, -0.5, 0.9],
+        [-0.7, 0.6, 0.4, -1.2],
+        [0.2, -0.4, 1.1, 0.3],
+        [-1.1, 0.8, 0.0, -0.6],
+    ],
+    np.float32,
+)
+_PAIR = {"outputs": _LOGITS, "expected": _LOGITS[::-1].copy()}
 
 LOSSES = {
+    "acyclicity": LossEntry(acyclicity, {"weights": _GRAPH}, "weights", 3e38),
+    "acyclicity_polynomial": LossEntry(
+        acyclicity, {"weights": _GRAPH, "method": "polynomial"}, "weights", 3e38
+    ),
+    "acyclicity_spectral": LossEntry(
+        acyclicity, {"weights": _GRAPH, "method": "spectral"}, "weights", 3e38
+    ),
     "asinh_compress": LossEntry(
         asinh_compress, {"x": _X, "scale": 10.0}, "x", 3e38, keeps_dtype=True
+    ),
+    "cap_contribution": LossEntry(
+        cap_contribution,
+        {"main": np.array(100.0, np.float32), "auxiliary": _X, "ratio": 0.5},
+        "auxiliary",
+        1e37,
+    ),
+    "cross_block_correlation": LossEntry(
+        cross_block_correlation, {"codes": _CODES, "sizes": (2, 2)}, "codes", 1e30
     ),
     "cross_entropy": LossEntry(cross_entropy, _CLASSES, "logits", 1e38),
     "cross_entropy_per_example": LossEntry(
         cross_entropy_per_example, _CLASSES, "logits", 1e38
+    ),
+    "equivariance_loss": LossEntry(equivariance_loss, _PAIR, "outputs", 1e18),
+    "equivariance_loss_cross_entropy": LossEntry(
+        equivariance_loss, _PAIR | {"distance": "cross_entropy"}, "outputs", 1e37
     ),
     "fenchel_young": LossEntry(fenchel_young, _CELLS, "theta", 1e37),
     "focal_loss": LossEntry(focal_loss, _CLASSES, "logits", 1e38),
@@ -102,6 +154,9 @@ LOSSES = {
     "stablemax_cross_entropy_per_example": LossEntry(
         stablemax_cross_entropy_per_example, _CLASSES, "logits", 3e38
     ),
+    "standardize_returns": LossEntry(
+        standardize_returns, {"returns": _X}, "returns", 3e38, keeps_dtype=True
+    ),
     "symexp": LossEntry(symexp, {"x": _X / 4}, "x", 3e38, keeps_dtype=True),
     "symlog": LossEntry(symlog, {"x": _X}, "x", 3e38, keeps_dtype=True),
     "tanh_signal": LossEntry(
@@ -131,30 +186,46 @@ LOSSES = {
 __all__ = [
     "LOSSES",
     "LossEntry",
+    "PopArt",
+    "ReturnNormalizer",
+    "ReturnStatistics",
     "Saturation",
     "WeighedLoss",
+    "acyclicity",
     "asinh_compress",
+    "cap_contribution",
+    "cap_gradient_share",
     "check_in_hull",
     "combine",
+    "cross_block_correlation",
     "cross_entropy",
     "cross_entropy_per_example",
+    "dihedral",
+    "dihedral_inverse",
+    "equivariance_loss",
     "fenchel_young",
     "fenchel_young_bound",
     "fenchel_young_bound_any_potential",
     "focal_loss",
     "focal_loss_per_example",
+    "gradient_penalty",
     "hard_clamp",
     "hull_violation",
+    "in_acyclicity_domain",
     "log_stablemax",
     "orthogonal_gradient",
     "orthogonal_logits",
+    "pop_art",
+    "r1_penalty",
     "relative_clip",
+    "return_normalizer",
     "saturation",
     "saturation_penalty",
     "soft_clamp",
     "stablemax",
     "stablemax_cross_entropy",
     "stablemax_cross_entropy_per_example",
+    "standardize_returns",
     "symexp",
     "symlog",
     "tanh_signal",
