@@ -75,14 +75,16 @@ def nonfinite_elements(tree: PyTree) -> Count:
 def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
     """Return whether any element that was finite no longer is."""
 
-    def lost(before: jax.Array, after: jax.Array) -> Flag:
-        return jnp.any(jnp.isfinite(before) & ~jnp.isfinite(after))
+    def lost(before: jax.Array, after: jax.Array) -> Scalar:
+        gone = jnp.isfinite(before) & ~jnp.isfinite(after)
+        # Counted, not or-ed: across devices XLA joins it with the sums of the step.
+        return jnp.sum(gone, dtype=jnp.float32)
 
-    flags = [
+    counts = [
         lost(before, after)
         for before, after in zip(
             jax.tree.leaves(old), jax.tree.leaves(new), strict=True
         )
         if is_inexact(after)
     ]
-    return jnp.any(jnp.stack(flags)) if flags else jnp.zeros((), jnp.bool_)
+    return sum(counts, jnp.zeros((), jnp.float32)) > 0

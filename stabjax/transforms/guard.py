@@ -8,6 +8,7 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
+from stabjax.core.apply import FiniteCheck
 from stabjax.core.elementwise import (
     becomes_nonfinite,
     nonfinite_elements,
@@ -15,6 +16,7 @@ from stabjax.core.elementwise import (
     scale_leaves,
     select,
 )
+from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.measure import step_stats, sums_in_both_units
 from stabjax.transforms._common import check_guards, fresh_state, require_loss
 from stabjax.types import Alert, Count, Flag, Guard, StepStats
@@ -38,7 +40,10 @@ class GuardState(NamedTuple):
 
 
 def guard(
-    inner: optax.GradientTransformation, *guards: Guard
+    inner: optax.GradientTransformation,
+    *guards: Guard,
+    finite_check: FiniteCheck = "outcome",
+    measure_updates: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that a refused step changes nothing.
 
@@ -56,6 +61,12 @@ def guard(
     Args:
         inner: The optimizer.
         *guards: Guards in any order; with none, only what is finite is applied.
+        finite_check: ``"outcome"`` reads the update and the new inner state once more
+            before they are let through. ``"headroom"`` refuses a gradient whose
+            square would overflow instead, for the optax optimizers that are known
+            to stay finite then, and lets no non-finite element of an update through.
+        measure_updates: Measure the norm of each update, which guards judge on in the
+            next step. With sharded parameters these two options save an exchange.
 
     Returns:
         A gradient transformation that takes extra arguments and forwards them.
@@ -63,6 +74,8 @@ def guard(
     Raises:
         TypeError: If a guard is not a `Guard`.
         ValueError: If a guard scales the loss, which only a train step can undo.
+        ValueError: In `update`, if ``finite_check`` is ``"headroom"`` and ``inner`` is
+            not known to stay finite.
         ValueError: In `update`, if a guard reads the loss and no ``value`` is given.
 
     Example:
@@ -100,7 +113,10 @@ def guard(
         if any(given.repairs for given in guards):
             repaired, updates = nonfinite_elements(updates), repair(updates)
         stats = _measure(updates, state.core, value, repaired)
-        states, decision = judging.judge(guards, state.core, stats, squarable=False)
+        squarable = finite_check == "headroom"
+        if squarable:
+            _require_headroom(inner, state.inner_state, updates)
+        states, decision = judging.judge(guards, state.core, stats, squarable=squarable)
         if value is not None:
             extra_args["value"] = value
         scaled = scale_leaves(updates, decision.gradient_scale)
@@ -109,12 +125,18 @@ def guard(
         )
         proposed = scale_leaves(proposed, decision.update_scale)
         zeros = jax.tree.map(jnp.zeros_like, proposed)
-        lost = becomes_nonfinite(zeros, proposed)
-        lost |= becomes_nonfinite(state.inner_state, inner_state)
+        if squarable:
+            lost = jnp.zeros((), jnp.bool_)
+            proposed = select(decision.waive, proposed, repair(proposed))
+        else:
+            lost = becomes_nonfinite(zeros, proposed)
+            lost |= becomes_nonfinite(state.inner_state, inner_state)
         applied = decision.accept & (~lost | decision.waive)
         core = judging.advance(state.core, states, decision, applied)
-        moved = jnp.sqrt(jnp.sum(sums_in_both_units(proposed, spread=True).plain))
-        core = core._replace(update_norm=jnp.where(applied, moved, core.update_norm))
+        if measure_updates:
+            moved = jnp.sqrt(jnp.sum(sums_in_both_units(proposed, spread=True).plain))
+            moved = jnp.where(applied, moved, core.update_norm)
+            core = core._replace(update_norm=moved)
         alerts = decision.alerts | Alert.NONFINITE_STATE.when(decision.accept & lost)
         inner_state = select(applied, inner_state, state.inner_state)
         if any(given.resets_moments for given in guards):
@@ -129,6 +151,16 @@ def guard(
         return select(applied, proposed, zeros), after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _require_headroom(
+    inner: optax.GradientTransformationExtraArgs, inner_state: PyTree, like: PyTree
+) -> None:
+    if not (holds_squares(inner_state) and survives_probe(inner, like)):
+        raise ValueError(
+            "guard: finite_check must be 'outcome' for an optimizer that is not known "
+            "to stay finite, got 'headroom'."
+        )
 
 
 def _measure(

@@ -99,3 +99,21 @@ def test_the_update_norm_is_that_of_the_update_that_was_applied():
     np.testing.assert_allclose(state.core.update_norm, 4.0, rtol=1e-6)
     _, state = optimizer.update({"w": jnp.full((3,), np.nan), "b": jnp.ones(())}, state)
     np.testing.assert_allclose(state.core.update_norm, 4.0, rtol=1e-6)
+
+
+def test_headroom_refuses_what_would_freeze_a_moment_without_reading_the_outcome():
+    optimizer = guard(optax.adam(0.1), finite_check="headroom")
+    params = {"w": jnp.ones(2)}
+    state = optimizer.init(params)
+    for gradient, refused in ((jnp.array([1e20, 1.0]), 1), (jnp.ones(2), 1)):
+        updates, state = optimizer.update({"w": gradient}, state, params)
+        assert state.core.refused == refused
+    assert np.all(np.asarray(updates["w"]) < 0)
+
+
+def test_headroom_is_refused_for_an_optimizer_that_is_not_known():
+    unknown = optax.stateless(lambda g, p: jax.tree.map(jnp.log, g))
+    optimizer = guard(unknown, finite_check="headroom")
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="finite_check must be 'outcome'"):
+        optimizer.update(params, optimizer.init(params), params)
