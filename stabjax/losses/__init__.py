@@ -89,16 +89,9 @@ _CODES = np.array(
     ],
     np.float32,
 )
-_PAIR = {"outputs": _LOGITS, "expected": _LOGITS[::-1].copy()}
 
 LOSSES = {
     "acyclicity": LossEntry(acyclicity, {"weights": _GRAPH}, "weights", 3e38),
-    "acyclicity_polynomial": LossEntry(
-        acyclicity, {"weights": _GRAPH, "method": "polynomial"}, "weights", 3e38
-    ),
-    "acyclicity_spectral": LossEntry(
-        acyclicity, {"weights": _GRAPH, "method": "spectral"}, "weights", 3e38
-    ),
     "asinh_compress": LossEntry(
         asinh_compress, {"x": _X, "scale": 10.0}, "x", 3e38, keeps_dtype=True
     ),
@@ -115,9 +108,11 @@ LOSSES = {
     "cross_entropy_per_example": LossEntry(
         cross_entropy_per_example, _CLASSES, "logits", 1e38
     ),
-    "equivariance_loss": LossEntry(equivariance_loss, _PAIR, "outputs", 1e18),
-    "equivariance_loss_cross_entropy": LossEntry(
-        equivariance_loss, _PAIR | {"distance": "cross_entropy"}, "outputs", 1e37
+    "equivariance_loss": LossEntry(
+        equivariance_loss,
+        {"outputs": _LOGITS, "expected": _LOGITS[::-1].copy()},
+        "outputs",
+        1e18,
     ),
     "fenchel_young": LossEntry(fenchel_young, _CELLS, "theta", 1e37),
     "focal_loss": LossEntry(focal_loss, _CLASSES, "logits", 1e38),
