@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from stabjax.core.apply import Applier, Form
 from stabjax.types import Guard
 
 
@@ -55,19 +56,21 @@ def fresh_state(
     )
 
 
-def keeper(
-    move: Callable[[PyTree, Any], Any],
-) -> optax.GradientTransformationExtraArgs:
-    """Return an optimizer without parameters: all it has is a state to move.
+def judge_and_keep(
+    move: Callable[[PyTree, Any], Any], guards: Sequence[Guard], form: Form
+) -> Applier:
+    """Return what moves a state, as the guards allow, and keeps it otherwise.
 
-    The core keeps or replaces the state of any optimizer, and so also what is no
-    optimizer: moments by themselves, or a mean of gradients.
+    The core does this for the state of any optimizer, and so also for what is none:
+    moments by themselves, or a mean of gradients. Its parameters are ``()``.
 
     Args:
-        move: ``(gradients, state) -> state``.
+        move: ``(gradients, state) -> state``, at most quadratic in the gradient.
+        guards: The guards.
+        form: See `stabjax.train_step.make_train_step`.
 
     Returns:
-        A transformation for the parameters ``()``.
+        The core's applier, for a `Trial` with the parameters ``()``.
     """
 
     def init(params: PyTree) -> PyTree:
@@ -79,4 +82,12 @@ def keeper(
         del extra_args
         return params, move(updates, state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Applier(
+        optimizer=optax.GradientTransformationExtraArgs(init, update),
+        guards=tuple(guards),
+        form=form,
+        finite_check="headroom",
+        # Nothing here tells whether leaves are sharded. A select, the form for
+        # accelerators, is ready for it; on CPU that would be one more read.
+        spread=form == "select",
+    )

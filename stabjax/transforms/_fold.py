@@ -15,11 +15,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from stabjax.core.apply import Applier, Form, Outcome, Trial
+from stabjax.core.apply import Form, Outcome, Trial
 from stabjax.core.elementwise import repair, scale_leaves, select
 from stabjax.core.headroom import holds_squares
 from stabjax.core.layout import is_inexact
-from stabjax.transforms._common import check_guards, fresh_state, keeper, require_loss
+from stabjax.transforms._common import (
+    check_guards,
+    fresh_state,
+    judge_and_keep,
+    require_loss,
+)
 from stabjax.transforms.guard import GuardState, guard
 from stabjax.types import Flag, Guard
 
@@ -141,14 +146,9 @@ class _Folded:
             after = self.formula.moments(gradients, before)
             return jax.tree.map(lambda x, old: x.astype(old.dtype), after, before)
 
-        applier = Applier(
-            optimizer=keeper(moments),
-            guards=self.guards,
-            # What is read after the loop cannot be overwritten in it.
-            form="select" if late or self.formula.from_before else self.form,
-            finite_check="headroom",
-            spread=True,
-        )
+        # What is read after the loop cannot be overwritten in it.
+        last = late or self.formula.from_before
+        applier = judge_and_keep(moments, self.guards, "select" if last else self.form)
         trial = Trial(
             gradients=gradients,
             loss=jnp.float32(0.0) if value is None else jnp.asarray(value, jnp.float32),

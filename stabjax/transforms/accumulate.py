@@ -10,12 +10,17 @@ import optax
 from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
-from stabjax.core.apply import Applier, Form, Outcome, Trial
+from stabjax.core.apply import Form, Outcome, Trial
 from stabjax.core.elementwise import becomes_nonfinite, scale_leaves, select
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import is_inexact
 from stabjax.guards import check
-from stabjax.transforms._common import check_guards, fresh_state, keeper, require_loss
+from stabjax.transforms._common import (
+    check_guards,
+    fresh_state,
+    judge_and_keep,
+    require_loss,
+)
 from stabjax.transforms.guard import GuardState
 from stabjax.types import Alert, Count, Flag, Guard, Scalar
 
@@ -222,13 +227,7 @@ class _Accumulator:
             )
             return _Mean(mean.seen + 1, gradients, _moved(mean.value, loss, mean.seen))
 
-        applier = Applier(
-            optimizer=keeper(move),
-            guards=self.guards,
-            form=self.form,
-            finite_check="headroom",
-            spread=True,
-        )
+        applier = judge_and_keep(move, self.guards, self.form)
         trial = Trial(
             gradients=gradients,
             loss=loss,
