@@ -4,6 +4,7 @@ Everything here works on shapes, so that a program can be compiled for a target 
 is not there. The unit of traffic is N, the bytes of the parameters.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,6 +62,7 @@ TREES: dict[str, Callable[[], dict[str, Any]]] = {
     "mlp": mlp,
     "transformer": transformer,
     "tiny300": tiny,
+    "tiny2000": functools.partial(tiny, leaves=2000),
 }
 
 
