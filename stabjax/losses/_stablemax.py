@@ -114,8 +114,8 @@ def stablemax_cross_entropy_per_example(
         Losses [nat], float32 (float64 for float64 logits). A confident error costs
         only the logarithm of the logits: 8.9 at (+80, -90), where softmax costs 170.
         NaN where a position that counts holds a NaN or a label out of range. The
-        relative error is that of two symlogs of size S, about ``2e-7 (1 + S)``:
-        1e-6 for logits up to 100, 2e-5 at 3e38.
+        relative error of a loss above 1e-36 is that of two symlogs of size S, about
+        ``2e-7 (1 + S)``: 1e-6 for logits up to 100, 2e-5 at 3e38.
 
     Raises:
         AssertionError: If the labels have another shape than the positions, or if

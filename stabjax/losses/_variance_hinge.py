@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from stabjax.losses._spread_mask import spread_mask
 from stabjax.numerics import masked_mean, safe_std
 from stabjax.numerics._check import check_range
 from stabjax.numerics._precision import widen
@@ -53,7 +54,8 @@ def variance_hinge(
         gradient.
 
     Raises:
-        ValueError: If ``target`` is outside its range.
+        ValueError: If ``target`` is outside its range, or if ``mask`` has another
+            length than the batch.
 
     Gradient:
         ``-(x - mean) / ((n - 1) std_j)`` per feature, over their number: of length
@@ -72,10 +74,7 @@ def variance_hinge(
     """
     check_range("variance_hinge", "target", target)
     wide = widen(x)
-    if mask is None:
-        mask = jnp.ones(x.shape[:1], jnp.bool_)
-    rows = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-    rows = jnp.broadcast_to(rows, x.shape)
+    rows = spread_mask("variance_hinge", mask, wide)
     deviation = _alive(safe_std(wide, rows, axis=0, ddof=1), wide, rows)
     short = jnp.where(deviation >= target, 0.0, target - deviation)
-    return jnp.where(jnp.any(mask), masked_mean(short), 0.0)
+    return jnp.where(jnp.any(rows), masked_mean(short), 0.0)

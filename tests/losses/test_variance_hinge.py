@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,10 +119,16 @@ def test_features_may_have_any_shape_and_enough_spread_is_free():
 
 def test_one_collapsed_feature_of_a_batch_is_found_under_vmap():
     x = jnp.stack([jnp.full((4, 1), 3.0), jnp.linspace(-9, 9, 4)[:, None]])
-    assert jax.vmap(variance_hinge)(x).tolist() == [1.0, 0.0]
+    assert jax.jit(jax.vmap(variance_hinge))(x).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("target", [0.0, -1.0, np.nan, np.inf])
 def test_a_target_that_is_no_size_is_refused(target):
     with pytest.raises(ValueError, match="variance_hinge: target must be in"):
         variance_hinge(jnp.ones((2, 2)), target=target)
+
+
+def test_a_mask_of_another_length_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="variance_hinge: mask must have leading"):
+        variance_hinge(jnp.ones((4, 2)), mask=jnp.ones(1, jnp.bool_))
