@@ -28,4 +28,7 @@ from stabjax.transforms.guard import guard as guard
 from stabjax.transforms.optimizers import adamw as adamw
 from stabjax.transforms.optimizers import lion as lion
 from stabjax.transforms.optimizers import sgd as sgd
+from stabjax.transforms.orthogonal_gradient import (
+    orthogonal_gradient as orthogonal_gradient,
+)
 from stabjax.transforms.repair_nonfinite import repair_nonfinite as repair_nonfinite

@@ -91,6 +91,16 @@ def test_a_sure_and_right_prediction_has_no_pole(gamma, top):
         assert not np.all(np.isfinite(jax.grad(textbook)(logits)))
 
 
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_a_sure_and_right_prediction_keeps_its_tiny_loss(gamma):
+    logits, labels = jnp.array([[20.0, 0.0]]), jnp.array([0])
+    value, gradient = learn(logits, labels, gamma, "softmax")
+    rest = np.exp(-20.0)
+    np.testing.assert_allclose(value, rest ** (1 + gamma), rtol=1e-4)
+    slope = (1 + gamma) * rest ** (1 + gamma)
+    np.testing.assert_allclose(gradient, [[-slope, slope]], rtol=1e-4)
+
+
 def test_a_sure_and_wrong_prediction_pulls_fully():
     logits = jnp.array([[1e30, 0.0]])
     value, gradient = learn(logits, jnp.array([1]), 2.0, "softmax")

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from stabjax import losses
-from stabjax.transforms.orthogonal_gradient import orthogonal_gradient
+from stabjax.transforms import orthogonal_gradient
 
 PARAMS = {"w": jnp.array([3.0, 0.0, 4.0]), "scale": jnp.float32(2.0)}
 GRADIENT = {"w": jnp.array([1.0, 2.0, -1.0]), "scale": jnp.float32(0.5)}
