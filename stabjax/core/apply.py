@@ -27,9 +27,9 @@ from stabjax.core.elementwise import (
 )
 from stabjax.core.layout import is_inexact
 from stabjax.core.measure import (
-    SMALL_UNIT,
+    Measured,
     Sums,
-    is_ambiguous,
+    remeasured,
     step_stats,
     sums_in_both_units,
     sums_of_squares,
@@ -127,23 +127,27 @@ class Applier:
             return self._select(trial, core)
         return self._branch(trial, core)
 
-    def _gradients(self, trial: Trial) -> PyTree:
-        """Return the gradients as they count: repaired, if a guard repairs."""
-        # Formed anew where it is used: a result kept would be one more tree.
-        repairs = any(guard.repairs for guard in self.guards or ())
-        return repair(trial.gradients) if repairs else trial.gradients
+    @property
+    def _repairs(self) -> bool:
+        return any(guard.repairs for guard in self.guards or ())
 
-    def _judge(self, trial: Trial, core: judging.Core, sums: Sums):
-        repairs = any(guard.repairs for guard in self.guards or ())
+    def _measured(self, trial: Trial) -> Measured:
+        """Measure the gradients as they count: repaired, if a guard repairs."""
+        if not self._repairs:
+            return Measured(sums_in_both_units(trial.gradients, spread=self.spread))
+        sums = sums_in_both_units(repair(trial.gradients), spread=self.spread)
+        return Measured(sums, nonfinite_elements(trial.gradients))
+
+    def _judge(self, trial: Trial, core: judging.Core, measured: Measured):
         stats = step_stats(
             trial.gradients,
-            sums,
+            measured.sums,
             trial.loss,
             trial.components,
             core.progress(),
             trial.model_state_finite,
             metrics=trial.metrics,
-            repaired=nonfinite_elements(trial.gradients) if repairs else 0,
+            repaired=measured.repaired,
             unit=trial.unit,
         )
         squarable = self.finite_check == "headroom"
@@ -157,7 +161,9 @@ class Applier:
         scale = decision.gradient_scale
         if trial.unit is not None:
             scale = divided(scale, trial.unit)
-        gradients = scale_leaves(self._gradients(trial), scale)
+        # Repaired here once more: what is kept from measuring would be one more tree.
+        gradients = repair(trial.gradients) if self._repairs else trial.gradients
+        gradients = scale_leaves(gradients, scale)
         updates, inner = self.optimizer.update(
             gradients, trial.inner, trial.params, **trial.extra
         )
@@ -179,10 +185,11 @@ class Applier:
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure for the telemetry and apply, whatever it is."""
         if self.form == "select":
-            sums = sums_in_both_units(trial.gradients, spread=self.spread)
+            measured = self._measured(trial)
         else:
-            sums = _remeasured(trial.gradients, sums_of_squares(trial.gradients))
-        _, seen, stats = self._judge(trial, core, sums)
+            plain = sums_of_squares(trial.gradients)
+            measured = remeasured(trial.gradients, plain, repairs=False)
+        _, seen, stats = self._judge(trial, core, measured)
         updates, inner = self.optimizer.update(
             trial.gradients, trial.inner, trial.params, **trial.extra
         )
@@ -192,31 +199,26 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, ())
 
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
-        sums = sums_in_both_units(self._gradients(trial), spread=self.spread)
-        states, decision, stats = self._judge(trial, core, sums)
+        states, decision, stats = self._judge(trial, core, self._measured(trial))
         params, inner, fine = self._update(trial, decision)
         applied = decision.accept & fine
         params = select(applied, params, trial.params)
         inner = select(applied, inner, trial.inner)
         return _outcome(params, inner, applied, stats, decision, core, states)
 
-    def _first_sums(self, trial: Trial) -> Sums:
-        # Reduced across devices, both sums in one pass are one exchange instead of two.
-        if self.spread:
-            return sums_in_both_units(self._gradients(trial), spread=True)
-        return Sums(sums_of_squares(self._gradients(trial)), None)
-
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
-        measured = self._first_sums(trial)
+        # Reduced across devices, both sums in one pass are one exchange instead of two.
+        whole = self._measured(trial) if self.spread else None
+        plain = whole.sums.plain if whole else sums_of_squares(trial.gradients)
         # What is judged crosses the loop as two vectors, not as eighty scalars.
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
-        shapes = self._judge(trial, core, Sums(measured.plain, measured.plain))
+        shapes = self._judge(trial, core, Measured(Sums(plain, plain)))
 
         def decide(judged, applied, params, inner):
-            sums = measured
-            if sums.small is None:
-                sums = _remeasured(self._gradients(trial), sums.plain)
-            judged = self._judge(trial, core, sums)
+            measured = whole or remeasured(
+                trial.gradients, plain, repairs=self._repairs
+            )
+            judged = self._judge(trial, core, measured)
             go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
             return go_on, pack(judged), applied, params, inner
 
@@ -243,17 +245,6 @@ class Applier:
         _, judged, applied, params, inner = carry
         states, decision, stats = unpack(judged, shapes)
         return _outcome(params, inner, applied, stats, decision, core, states)
-
-
-def _remeasured(gradients: PyTree, plain: jax.Array) -> Sums:
-    """Add the sums in the small unit, in a second pass, where those in one overflow."""
-    small = jax.lax.cond(
-        is_ambiguous(plain),
-        lambda: sums_of_squares(gradients, SMALL_UNIT),
-        # Infinite: what is not measured proves nothing finite.
-        lambda: jnp.full_like(plain, jnp.inf),
-    )
-    return Sums(plain, small)
 
 
 def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:

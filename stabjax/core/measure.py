@@ -22,6 +22,8 @@ from stabjax.types import Aux, Count, Flag, Scalar, StepStats
 SMALL_UNIT = 2.0**-80
 # Leaves up to this size are stacked by shape, which makes one reduction of many.
 STACK_LIMIT = 8192
+# Elements that a rare second pass takes at a time.
+_BLOCK = 2**16
 
 
 class Sums(NamedTuple):
@@ -35,6 +37,18 @@ class Sums(NamedTuple):
 
     plain: Float[Array, " leaves"]
     small: Float[Array, " leaves"] | None
+
+
+class Measured(NamedTuple):
+    """What was found in the gradients.
+
+    Attributes:
+        sums: Their sums of squares.
+        repaired: Elements that were not finite and count as zero.
+    """
+
+    sums: Sums
+    repaired: Count | int = 0
 
 
 def sums_of_squares(gradients: PyTree, unit: float = 1.0) -> Float[Array, " leaves"]:
@@ -149,9 +163,66 @@ def _paired_sums(leaf: Array) -> tuple[Array, ...]:
     )
 
 
-def is_ambiguous(plain: Float[Array, " leaves"]) -> Flag:
-    """Return whether an infinite sum may be the overflow of a finite leaf."""
-    return jnp.any(jnp.isinf(plain))
+def remeasured(
+    gradients: PyTree, plain: Float[Array, " leaves"], *, repairs: bool
+) -> Measured:
+    """Complete the sums in one unit by a second pass, where they call for one.
+
+    An infinite sum may be the overflow of a finite leaf; and if a guard repairs, what
+    is not finite is left out of the sums and counted.
+
+    Args:
+        gradients: Any tree of arrays.
+        plain: From `sums_of_squares`.
+        repairs: Whether non-finite elements count as zero.
+
+    Returns:
+        Both sums, and the count.
+    """
+    none = jnp.zeros((), jnp.int32)
+
+    def as_they_are() -> Measured:
+        # Infinite: what is not measured proves nothing finite.
+        return Measured(Sums(plain, jnp.full_like(plain, jnp.inf)), none)
+
+    def in_small_unit() -> Measured:
+        return Measured(Sums(plain, sums_of_squares(gradients, SMALL_UNIT)), none)
+
+    if repairs:
+        bad = jnp.any(~jnp.isfinite(plain))
+        return jax.lax.cond(bad, lambda: _repaired_sums(gradients), as_they_are)
+    ambiguous = jnp.any(jnp.isinf(plain))
+    return jax.lax.cond(ambiguous, in_small_unit, as_they_are)
+
+
+def _repaired_sums(gradients: PyTree) -> Measured:
+    """Take both sums of the finite elements, and count the others, block by block."""
+    nothing = jnp.zeros((3, 0), jnp.float32)
+    found = [_sums_of_blocks(leaf)[:, None] for leaf in jax.tree.leaves(gradients)]
+    plain, small, counts = jnp.concatenate([nothing, *found], axis=1)
+    count = jnp.minimum(jnp.sum(counts), jnp.float32(2**31 - 128))
+    return Measured(Sums(plain, small), count.astype(jnp.int32))
+
+
+def _sums_of_blocks(leaf: Array) -> Float[Array, "3"]:
+    # In one piece, XLA on CPU would write out the repaired leaf and read it again.
+    if not is_inexact(leaf):
+        return jnp.zeros((3,), jnp.float32)
+    flat = leaf.reshape(-1)
+    blocks, rest = divmod(flat.size, _BLOCK)
+
+    def sums(block: Array) -> Array:
+        fine = jnp.isfinite(block)
+        kept = jnp.where(fine, block, jnp.zeros((), block.dtype))
+        bad = jnp.sum(~fine, dtype=jnp.float32)
+        return jnp.stack([*_sums(kept, (1.0, SMALL_UNIT), None), bad])
+
+    def add(index: Array, total: Array) -> Array:
+        block = jax.lax.dynamic_slice_in_dim(flat, index * _BLOCK, _BLOCK)
+        return total + sums(block)
+
+    total = sums(flat[flat.size - rest :])
+    return jax.lax.fori_loop(0, blocks, add, total) if blocks else total
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:

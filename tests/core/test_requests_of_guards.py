@@ -68,6 +68,24 @@ def test_repair_sets_to_zero_and_counts_what_is_not_finite(form):
     np.testing.assert_allclose(row["grad_norm"], np.sqrt(5.0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [0, 65_535, 65_536, 150_000])
+def test_repair_finds_a_bad_element_in_every_block_of_a_large_leaf(bad):
+    count = asks(
+        judge=lambda s: verdict(alerts=when(Alert.REPAIRED, s.repaired == 1)),
+        repairs=True,
+    )
+    train = make_train_step(linear_loss, optax.sgd(1.0), guards=[count], form="branch")
+    size = 150_001
+    state = train.init({"w": jnp.zeros(size)}, jnp.zeros(size))
+    gradient = {"w": jnp.ones(size).at[bad].set(jnp.nan)}
+    aux = {"share": jnp.float32(0), "count": jnp.float32(0)}
+    state, row = jax.jit(train.apply_gradients)(state, 1.0, aux, gradient)
+    np.testing.assert_array_equal(state.params["w"][bad], 0.0)
+    [row] = rows_of(state)
+    assert row["alerts"] == int(Alert.REPAIRED)
+    np.testing.assert_allclose(row["grad_norm"], np.sqrt(size - 1), rtol=1e-5)
+
+
 def test_repair_works_inside_a_chain():
     optimizer = guard(optax.sgd(1.0), asks(repairs=True), clip_by_global_norm())
     params = {"w": jnp.zeros(2)}
