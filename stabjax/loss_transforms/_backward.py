@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import PyTree
+from jaxtyping import Array
 
+from stabjax.core.layout import is_inexact
 from stabjax.loss_transforms._transformed import Call, Parts, run_inner
 from stabjax.types import LossFn, Params, Scalar
 
@@ -20,28 +21,36 @@ class Pulls:
     """Gradients of components that share one forward pass.
 
     Attributes:
-        linear: Tangent of the parameters to tangents of the components.
-        params: Shapes of the parameters.
+        linear: Tangents of the floating-point leaves to tangents of the components.
+        leaves: Abstract values of all leaves of the parameters.
+        structure: How the parameters are put together from them.
         names: The components, in their order.
     """
 
-    linear: Callable[[Params], Weighted]
-    params: PyTree
+    linear: Callable[[list[Array]], Weighted]
+    leaves: tuple[Any, ...]
+    structure: Any
     names: tuple[str, ...]
 
     def one(self, name: str, cotangent: Scalar | float = 1.0) -> Params:
         """Return ``cotangent * grad component``; the others are not visited at all."""
-        tangent = lambda t: self.linear(t)[name]
-        transposed = jax.linear_transpose(tangent, self.params)
-        return transposed(jnp.asarray(cotangent, jnp.float32))[0]
+        return self.all({name: jnp.asarray(cotangent, jnp.float32)})
 
     def all(self, cotangents: Mapping[str, Scalar]) -> Params:
         """Return ``sum_i cotangent_i * grad component_i`` over those that are given.
 
-        In one backward pass; what is not given is not visited.
+        In one backward pass; what is not given is not visited. Leaves that cannot
+        have a gradient, such as counters, have an integer zero.
         """
+        tangents = [leaf for leaf in self.leaves if is_inexact(leaf)]
         chosen = lambda t: {name: self.linear(t)[name] for name in cotangents}
-        return jax.linear_transpose(chosen, self.params)(dict(cotangents))[0]
+        (found,) = jax.linear_transpose(chosen, tangents)(dict(cotangents))
+        rest = iter(found)
+        gradient = [
+            next(rest) if is_inexact(leaf) else jnp.zeros((), jnp.int32)
+            for leaf in self.leaves
+        ]
+        return jax.tree.unflatten(self.structure, gradient)
 
 
 # (parts, pulls) -> (components, any report, what the backward pass keeps).
@@ -80,30 +89,36 @@ def run_with_backward(
     Returns:
         The components and the report of ``forward``.
     """
+    leaves, structure = jax.tree.flatten(call.params)
+    moving = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
+    # With their sharding, where that is part of the type.
+    shapes = tuple(jax.typeof(jnp.asarray(leaf)) for leaf in leaves)
     # The order of the components, which a mapping loses on its way through JAX.
     names: dict[str, None] = {}
 
-    def components(params: Params) -> tuple[Weighted, dict[str, Any]]:
+    def components(tangible: list[Array]) -> tuple[Weighted, dict[str, Any]]:
+        every = list(leaves)
+        for index, leaf in zip(moving, tangible, strict=True):
+            every[index] = leaf
+        params = jax.tree.unflatten(structure, every)
         parts = run_inner(origin, loss_fn, call._replace(params=params))
         names.update(dict.fromkeys(parts.weighted))
         return parts.weighted, parts.aux
 
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)),
-        call.params,
-    )
+    def pulls_of(linear: Callable[[list[Array]], Weighted]) -> Pulls:
+        return Pulls(linear, shapes, structure, tuple(names))
 
     @jax.custom_vjp
-    def evaluate(params: Params):
-        return evaluate_both(params)[0]
+    def evaluate(tangible: list[Array]):
+        return evaluate_both(tangible)[0]
 
-    def evaluate_forward(params: Params):
-        return evaluate_both(jax.tree.map(lambda leaf: leaf.value, params))
+    def evaluate_forward(tangible: list[Any]):
+        return evaluate_both([leaf.value for leaf in tangible])
 
-    def evaluate_both(params: Params):
-        weighted, linear, aux = jax.linearize(components, params, has_aux=True)
+    def evaluate_both(tangible: list[Array]):
+        weighted, linear, aux = jax.linearize(components, tangible, has_aux=True)
         parts = Parts({name: weighted[name] for name in names}, aux)
-        weighted, report, kept = forward(parts, Pulls(linear, shapes, tuple(names)))
+        weighted, report, kept = forward(parts, pulls_of(linear))
         return (weighted, report), (linear, kept)
 
     def evaluate_backward(residual: Any, cotangents: Any):
@@ -115,9 +130,10 @@ def run_with_backward(
             if not isinstance(cotangent, SymbolicZero)
         }
         if not asked:
-            return (jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),)
-        return (backward(kept, Pulls(linear, shapes, tuple(names)), asked),)
+            return (None,)
+        gradient = jax.tree.leaves(backward(kept, pulls_of(linear), asked))
+        return ([gradient[index] for index in moving],)
 
     evaluate.defvjp(evaluate_forward, evaluate_backward, symbolic_zeros=True)
-    weighted, report = evaluate(call.params)
+    weighted, report = evaluate([leaves[index] for index in moving])
     return {name: weighted[name] for name in names}, report

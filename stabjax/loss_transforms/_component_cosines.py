@@ -44,6 +44,7 @@ def component_cosines(loss_fn: LossFn, *, every: int = 1) -> TransformedLoss:
         Du et al. (2018), Adapting auxiliary losses, arXiv:1812.02224.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> from stabjax.losses import combine
         >>> inner = combine({"a": lambda p, b, k: p, "b": lambda p, b, k: -2.0 * p})
         >>> loss_fn = component_cosines(inner)

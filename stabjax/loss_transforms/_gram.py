@@ -46,11 +46,10 @@ def gram(gradients: list[Params]) -> Gram:
     for leaves in zip(*trees, strict=True):
         rows = jnp.stack([_real(leaf) for leaf in leaves])
         rows = rows * (1.0 / units).reshape(-1, *(1,) * (rows.ndim - 1))
-        axes = tuple(range(1, rows.ndim))
-        # The default of accelerators rounds factors to 8 or 11 bits.
-        products += jnp.tensordot(
-            rows, rows, axes=(axes, axes), precision=jax.lax.Precision.HIGHEST
-        )
+        # A product and a sum, not a matrix product: that one has rounded factors on
+        # accelerators, and does not say how its result is sharded.
+        pairs = rows[:, None] * rows[None, :]
+        products += jnp.sum(pairs, axis=tuple(range(2, pairs.ndim)))
     return Gram(products, units)
 
 

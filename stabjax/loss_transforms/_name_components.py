@@ -37,6 +37,7 @@ def name_components(loss_fn: LossFn, components: Sequence[str]) -> TransformedLo
         Own.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> def loss_fn(params, batch, key):
         ...     return params * 2.0, {"weighted/fit": params * 2.0}
         >>> loss, aux = name_components(loss_fn, ["fit"])(jnp.float32(1.0), None, None)
