@@ -133,7 +133,7 @@ def acyclicity(
         while the entries of ``exp(A)`` stay below 1e30, that is up to a spectral
         radius of about 70; beyond, it saturates. A cycle whose products underflow,
         from 1e-15 on for ``"exponential"``, loses digits; a spectral radius below
-        5e-20 of the largest row sum is reported as that. NaN stays NaN.
+        1e-19 of the largest row sum is reported as that. NaN stays NaN.
 
     Raises:
         ValueError: If ``weights`` is not square or ``bound`` out of range.

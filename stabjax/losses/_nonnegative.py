@@ -13,14 +13,13 @@ from jaxtyping import Array, Float
 
 from stabjax.numerics._precision import power_of_two
 
-# Terms of the Taylor series; with a norm below 1/2 the rest is under 1e-8 of the sum.
-_TERMS = 8
+# Terms of the Taylor series by bits of the mantissa; with a norm below 1/2 the rest
+# is under 1e-8, or 1e-16, of the sum.
+_TERMS = {23: 8, 52: 14}
 # At least 32 factors, so that cycles far longer than the series are counted right.
 _LARGEST_SCALE = 2.0**-5
-# The spectral radius is sought down to this share of the norm, ...
-_LEAST_RADIUS = 2.0**-64
-# ... and so many halvings of 64 octaves leave less than one unit in the last place.
-_HALVINGS = 30
+# The spectral radius is sought down to this share of the norm.
+_OCTAVES = 64
 
 
 def _ceiling(matrix: Array) -> float:
@@ -51,8 +50,9 @@ def exp_minus_one(matrix: Float[Array, "nodes nodes"]) -> Float[Array, "nodes no
     """Return ``exp(matrix) - I`` by a Taylor series and doubling."""
     scale = jnp.minimum(0.25 / power_of_two(_norm(matrix)), _LARGEST_SCALE)
     small = matrix * scale
-    total = small / _TERMS
-    for term in range(_TERMS - 1, 0, -1):
+    terms = _TERMS[jnp.finfo(matrix.dtype).nmant]
+    total = small / terms
+    for term in range(terms - 1, 0, -1):
         total = (small + _times(small, total)) / term
     doublings = jnp.round(-jnp.log2(scale)).astype(jnp.int32)
     return jax.lax.fori_loop(0, doublings, lambda _, e: join(e, e), total)
@@ -112,7 +112,10 @@ def spectral_radius(
         return jnp.where(inside, low, middle), jnp.where(inside, middle, high)
 
     one = jnp.ones_like(power)
-    _, high = jax.lax.fori_loop(0, _HALVINGS, halve, (one * _LEAST_RADIUS, one))
+    bounds = (one * 2.0**-_OCTAVES, one)
+    # Halves the 64 = 2**6 octaves until less than half of the last place is left.
+    halvings = jnp.finfo(matrix.dtype).nmant + 7
+    _, high = jax.lax.fori_loop(0, halvings, halve, bounds)
     walks, loops = closure(relative / high)
     cyclic = jnp.any(loops > 0.0)
     resolvent = (walks + jnp.eye(matrix.shape[0], dtype=matrix.dtype)).T

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabjax.losses._pop_art import pop_art
+from stabjax.losses import pop_art
 
 FEATURES, HEADS = 16, 3
 
