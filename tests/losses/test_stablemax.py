@@ -48,7 +48,8 @@ def rounding(logits):
 def test_losses_and_gradients_match_float64_at_every_finite_logit(logits, labels):
     value, pull = PULL(logits, labels)
     losses, gradient = oracle(logits, labels)
-    room = {"rtol": rounding(logits), "atol": 1.2e-38}
+    # Each class may be flushed to zero before they are added.
+    room = {"rtol": rounding(logits), "atol": CLASSES * 1.2e-38}
     np.testing.assert_allclose(value, losses, **room)
     np.testing.assert_allclose(pull, gradient, **room)
 
