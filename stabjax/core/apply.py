@@ -247,6 +247,14 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, states)
 
 
+def fresh_state(
+    optimizer: optax.GradientTransformation, params: Params, like: PyTree
+) -> PyTree:
+    """Return the first state of an optimizer, in the dtypes of ``like``."""
+    fresh = optimizer.init(params)
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), fresh, like)
+
+
 def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
     state_lost = decision.accept & ~applied
     alerts = decision.alerts | Alert.NONFINITE_STATE.when(state_lost)

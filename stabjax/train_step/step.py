@@ -12,7 +12,14 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core import movement
-from stabjax.core.apply import Applier, FiniteCheck, Form, Outcome, Trial
+from stabjax.core.apply import (
+    Applier,
+    FiniteCheck,
+    Form,
+    Outcome,
+    Trial,
+    fresh_state,
+)
 from stabjax.core.elementwise import becomes_nonfinite, select
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.measure import components_of, metrics_of
@@ -205,7 +212,7 @@ class GuardedStep:
 
     def _roll_back(self, state: TrainState, outcome: Outcome) -> TrainState:
         """Return to the snapshot where the verdict says so, or renew it."""
-        if self.snapshot_every is None:
+        if self.snapshot_every is None or state.snapshot is None:
             return state
         now = Snapshot(state.params, state.opt_state, state.model_state)
         calm = (outcome.decision.alerts & jnp.int32(_SPIKES.value)) == 0
@@ -224,11 +231,9 @@ class GuardedStep:
         """Start the inner optimizer anew where the verdict says so."""
         if not any(guard.resets_moments for guard in self.guards or ()):
             return state
-        fresh = jax.tree.map(
-            lambda new, old: new.astype(old.dtype),
-            self.optimizer.init(state.params),
-            state.opt_state,
-        )
+        # After everything else, and not in the loop of the branch form: XLA on CPU
+        # would then keep both states.
+        fresh = fresh_state(self.optimizer, state.params, state.opt_state)
         reset = outcome.decision.reset_moments
         return state._replace(opt_state=self._choose(reset, fresh, state.opt_state))
 

@@ -1,12 +1,13 @@
 """What every face to optax asks of its guards."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import optax
 from jaxtyping import PyTree
 
+from stabjax.core import apply as core_apply
 from stabjax.core.apply import Applier, Form
 from stabjax.types import Guard
 
@@ -51,9 +52,7 @@ def fresh_state(
         raise ValueError(
             f"{function}: a guard that resets moments needs params in update."
         )
-    return jax.tree.map(
-        lambda new, old: new.astype(old.dtype), inner.init(params), like
-    )
+    return core_apply.fresh_state(inner, params, like)
 
 
 def judge_and_keep(
@@ -82,9 +81,11 @@ def judge_and_keep(
         del extra_args
         return params, move(updates, state)
 
+    # A reset waits until the update has been formed, which reads the state.
+    judges = tuple(dataclasses.replace(g, resets_moments=False) for g in guards)
     return Applier(
         optimizer=optax.GradientTransformationExtraArgs(init, update),
-        guards=tuple(guards),
+        guards=judges,
         form=form,
         finite_check="headroom",
         # Nothing here tells whether leaves are sharded. A select, the form for

@@ -162,3 +162,21 @@ def test_the_layout_says_how_large_each_leaf_is():
     tree = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(())}
     optimizer.update(tree, optimizer.init(tree))
     assert seen[0].sizes == (6, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_reset_with_a_rollback_starts_anew_from_the_snapshot(form):
+    both = asks(
+        judge=lambda s: verdict(reset_moments=s.step == 3, roll_back=s.step == 3),
+        resets_moments=True,
+        rolls_back=True,
+    )
+    train = make_train_step(
+        linear_loss, optax.adam(0.1), guards=[both], form=form, snapshot_every=2
+    )
+    state, kept = train.init({"w": jnp.zeros(1)}, jnp.zeros(1)), []
+    for _ in range(4):
+        state, _ = train.step(state, jnp.ones(1), jax.random.key(0))
+        kept.append(np.asarray(state.params["w"]))
+    np.testing.assert_array_equal(state.params["w"], kept[1])
+    chex.assert_trees_all_equal(state.opt_state, optax.adam(0.1).init(state.params))
