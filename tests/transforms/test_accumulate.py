@@ -13,6 +13,8 @@ from helpers import bits
 from stabjax.guards import (
     clip_by_global_norm,
     reduce_on_plateau,
+    repair_nonfinite,
+    reset_moments,
     skip_nonfinite,
     skip_spikes,
 )
@@ -257,6 +259,18 @@ def test_a_micro_batch_whose_square_would_overflow_is_left_out(form):
     params, state, _ = train(adam_of(form), [bad(1e25), *gradients(4)])
     assert bits(params) == bits(train(adam_of(form), gradients(4))[0])
     assert state.core.refused == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_reset_is_of_the_inner_optimizer_and_a_repair_of_the_micro_batch(form):
+    guards = (reset_moments(every=8), repair_nonfinite(max_share=0.5))
+    optimizer = compiled(accumulate(optax.adamw(0.05), 4, *guards, form=form))
+    series = [bad(), *gradients(7)]
+    params, state, _ = train(optimizer, series)
+    expected, _, _ = train(adam_of(form), [bad(0.0), *gradients(7)])
+    assert_close(params, expected)
+    assert (state.core.refused, state.inner_opt_state[0].count) == (0, 0)
+    assert is_zero(state.inner_opt_state[0].mu)
 
 
 def test_folded_and_guarded_optimizers_can_be_inside():

@@ -17,6 +17,8 @@ from stabjax.guards import (
     clip_by_global_norm,
     clip_by_group_norm,
     reduce_on_plateau,
+    repair_nonfinite,
+    reset_moments,
     skip_nonfinite,
     skip_spikes,
 )
@@ -208,6 +210,34 @@ def test_a_gradient_whose_square_overflows_never_reaches_the_moments(form):
     assert state.core.applied == 1
     assert np.isfinite(params["bias"]).all()
     assert not np.array_equal(params["bias"], params_of()["bias"])
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+def test_moments_are_reset_after_the_step_that_asks_for_it(name, form):
+    options = {"momentum": 0.9} if name == "sgd" else {}
+    again = reset_moments(every=3)
+    ours = getattr(transforms, name)(SCHEDULE, **options, guards=[again], form=form)
+    theirs = getattr(optax, name)(SCHEDULE, **options)
+    series = gradients(6)
+    params, state = train(ours, series)
+    expected = params_of()
+    for part in (series[:3], series[3:]):
+        expected, _ = train(theirs, part, expected)
+    assert_close(params, expected)
+    assert bits(state.inner_state) == bits(ours.init(params_of()).inner_state)
+    assert state.core.guards[0].resets == 2
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_what_is_not_finite_is_repaired_where_a_guard_repairs(form):
+    ours = transforms.adamw(0.05, guards=[repair_nonfinite(max_share=0.5)], form=form)
+    whole = bad(0.0)
+    params, state = train(ours, [bad(), bad(np.inf)])
+    expected, inner = train(optax.adamw(0.05), [whole, whole])
+    assert_close(params, expected)
+    assert_close(state.inner_state, inner)
+    assert state.core.applied == 2
 
 
 def test_a_learning_rate_that_is_not_finite_refuses_the_step():
