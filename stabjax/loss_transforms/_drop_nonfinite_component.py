@@ -29,7 +29,8 @@ def drop_nonfinite_component(
 
     The gradient of a dropped component is selected away, not multiplied by zero.
     Where all are finite the backward pass is the ordinary one; else there is one for
-    each component.
+    each component. Apply it before (inside of) `pcgrad`, `grad_norm` and the
+    measurements, which would meet the gradient that is not finite.
 
     Args:
         loss_fn: A loss whose components ``weighted/<name>`` add up to it.

@@ -65,7 +65,7 @@ def name(request):
 def trainer_of(name, stateful):
     """Return a train step, compiled once for all tests, and where it starts."""
     loss_fn = build(name, quadratic_loss(stateful))
-    train = make_train_step(loss_fn, optax.adam(0.01))
+    train = make_train_step(loss_fn, optax.sgd(0.001), window=8)
     params, model_state = start_of(loss_fn, stateful)
     return train, lambda: train.init(params, BATCHES[0], model_state=model_state)
 
