@@ -104,7 +104,7 @@ def acyclicity(
     method: Method = "exponential",
     bound: float = 1.0,
 ) -> Float[Array, ""]:
-    """Measure the directed cycles of a graph; zero exactly if there are none.
+    """Measure the directed cycles of a graph; exactly zero if there are none.
 
     With ``A = weights**2`` elementwise and d nodes, by ``method``:
 
@@ -131,9 +131,10 @@ def acyclicity(
         The measure, float32 (float64 for float64 weights), finite for finite
         weights except as said. In float32 and up to 100 nodes it is right to 1e-5
         while the entries of ``exp(A)`` stay below 1e30, that is up to a spectral
-        radius of about 70; beyond, it saturates. A cycle whose products underflow,
-        from 1e-15 on for ``"exponential"``, loses digits; a spectral radius below
-        1e-19 of the largest row sum is reported as that. NaN stays NaN.
+        radius of about 70; beyond, it saturates. What one long cycle adds is lost to
+        underflow below about 1e-25, so that zero does not prove a graph acyclic.
+        ``"spectral"`` sees a cycle of any length; a radius below 1e-19 of the largest
+        row sum is reported as that. NaN stays NaN.
 
     Raises:
         ValueError: If ``weights`` is not square or ``bound`` out of range.

@@ -116,7 +116,7 @@ def cycle(length, weight):
     return jnp.asarray(weight * np.roll(np.eye(length), 1, axis=1), jnp.float32)
 
 
-@pytest.mark.parametrize("length", [2, 3, 5, 10, 12])
+@pytest.mark.parametrize("length", [2, 3, 5, 10, 20])
 def test_a_cycle_of_any_length_has_the_value_of_its_formula(length):
     weights, loop = cycle(length, 0.9), float(np.float32(0.9)) ** (2 * length)
     rounds = [loop**k / math.factorial(k * length) for k in range(1, 6)]
@@ -139,7 +139,8 @@ def test_a_small_value_is_not_lost_against_the_number_of_nodes():
 def test_a_long_cycle_still_has_a_gradient_in_two_of_the_methods():
     weights = cycle(100, 0.9)
     for method in ("log_determinant", "spectral"):
-        _, gradient = value_and_grad(weights, method=method)
+        value, gradient = value_and_grad(weights, method=method)
+        assert float(value) > 1e-10
         slope = oracle(weights, "log_determinant")[1]
         if method == "spectral":
             slope = np.asarray(2 * 0.9 / 100 * (np.asarray(weights) > 0))
