@@ -23,6 +23,7 @@ from stabjax.transforms.faces import skip_nonfinite as skip_nonfinite
 from stabjax.transforms.faces import skip_spikes as skip_spikes
 from stabjax.transforms.faces import trivial_baseline as trivial_baseline
 from stabjax.transforms.faces import zclip as zclip
+from stabjax.transforms.flatten import flatten as flatten
 from stabjax.transforms.guard import GuardState as GuardState
 from stabjax.transforms.guard import guard as guard
 from stabjax.transforms.optimizers import adamw as adamw
