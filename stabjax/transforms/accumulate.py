@@ -183,8 +183,7 @@ class _Accumulator:
         outcome = self._take_in(updates, state, value)
         mean: _Mean = outcome.inner
         wanted = jnp.asarray(self.every(state.gradient_step), jnp.int32)
-        tried = state.tried + 1
-        full = mean.seen >= wanted if self.waits else tried >= wanted
+        full = mean.seen >= wanted if self.waits else state.tried + 1 >= wanted
         due = (
             full & (mean.seen > 0) & ~outcome.core.halted & ~outcome.decision.roll_back
         )
@@ -199,22 +198,9 @@ class _Accumulator:
         if any(given.resets_moments for given in self.guards):
             fresh = fresh_state("accumulate", self.inner, params, inner_state)
             inner_state = select(outcome.decision.reset_moments, fresh, inner_state)
-        emitted = due & fine
-        alerts = outcome.decision.alerts | Alert.NONFINITE_STATE.when(due & ~fine)
-        after = AccumulateState(
-            mini_step=jnp.where(full, 0, mean.seen),
-            gradient_step=state.gradient_step + emitted.astype(jnp.int32),
-            inner_opt_state=inner_state,
-            acc_grads=mean.gradients,
-            mean_value=mean.value,
-            tried=jnp.where(full, 0, tried),
-            emitted=emitted,
-            short=state.short + (emitted & (mean.seen < wanted)).astype(jnp.int32),
-            lost=state.lost + (due & ~fine).astype(jnp.int32),
-            core=outcome.core,
-            alerts=alerts,
-            roll_back=outcome.decision.roll_back,
-        )
+        before = state._replace(inner_opt_state=inner_state)
+        short = mean.seen < wanted
+        after = _advanced(before, outcome, full=full, due=due, fine=fine, short=short)
         return scale_leaves(proposed, outcome.decision.update_scale), after
 
     def _take_in(self, gradients: PyTree, state: Any, value: Any) -> Outcome:
@@ -279,6 +265,33 @@ class _Accumulator:
         if isinstance(inner_state, GuardState):
             return True
         return holds_squares(inner_state) and survives_probe(self.inner, params)
+
+
+def _advanced(
+    state: AccumulateState,
+    outcome: Outcome,
+    *,
+    full: Flag,
+    due: Flag,
+    fine: Flag,
+    short: Flag,
+) -> AccumulateState:
+    """Count a micro-step: the round is full, an update is due, and it is finite."""
+    mean: _Mean = outcome.inner
+    emitted, lost = due & fine, due & ~fine
+    return state._replace(
+        mini_step=jnp.where(full, 0, mean.seen),
+        gradient_step=state.gradient_step + emitted.astype(jnp.int32),
+        acc_grads=mean.gradients,
+        mean_value=mean.value,
+        tried=jnp.where(full, 0, state.tried + 1),
+        emitted=emitted,
+        short=state.short + (emitted & short).astype(jnp.int32),
+        lost=state.lost + lost.astype(jnp.int32),
+        core=outcome.core,
+        alerts=outcome.decision.alerts | Alert.NONFINITE_STATE.when(lost),
+        roll_back=outcome.decision.roll_back,
+    )
 
 
 def _wide(leaf: Any) -> Any:
