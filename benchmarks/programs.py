@@ -23,6 +23,8 @@ from stabjax.cost.program import plain as plain
 
 LEARNING_RATE = 1e-3
 MAX_NORM = 1.0
+FAMILY = "whole family"
+METRICS = ("count", "share")
 
 
 def mlp() -> dict[str, Any]:
@@ -71,7 +73,7 @@ def _f32(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
-    """Return one of every guard, snapshots apart; every tree has a ``head``."""
+    """Return what a run has by default and more; every tree has a ``head``."""
     return [
         guards.clip_by_global_norm(max_norm=MAX_NORM),
         guards.clip_by_group_norm(max_norm=MAX_NORM, groups=groups),
@@ -80,6 +82,29 @@ def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
         guards.reduce_on_plateau(patience=100),
         guards.back_off(),
         guards.escalate(max_rollbacks=0),
+    ]
+
+
+def whole_family() -> list[guards.Guard]:
+    """Return one of every guard but `reset_moments`, snapshots apart.
+
+    A reset lies in a branch that is seldom taken, which XLA counts as if it were.
+    """
+    watchers = [
+        guards.empty_set(metric="count"),
+        guards.saturation(metric="share"),
+        guards.sentinel(metric="share"),
+        guards.trivial_baseline(baseline=2.3),
+    ]
+    return [
+        *all_guards(),
+        *watchers,
+        guards.clip_by_block_rms(),
+        guards.dynamic_loss_scale(),
+        guards.repair_nonfinite(),
+        guards.skip_large(max_norm=1e4),
+        guards.update_ratio_band(),
+        guards.zclip(),
     ]
 
 
@@ -104,4 +129,5 @@ def programs(form: str | None = None, **options: Any) -> dict[str, Program]:
         "clip+adamw": plain(clipped()),
         "apply_if_finite(clip+adamw)": plain(optax.apply_if_finite(clipped(), 10)),
         "guarded": guarded(form, **options),
+        FAMILY: guarded(form, metrics=METRICS, **options | {"guards": whole_family()}),
     }
