@@ -284,10 +284,18 @@ def test_folded_and_guarded_optimizers_can_be_inside():
 
 def test_what_has_halted_emits_nothing_more():
     halting = skip_nonfinite(max_consecutive=2)
-    optimizer = compiled(accumulate(optax.sgd(1.0), 2, halting, on_refused="emit"))
-    _, state, updates = train(optimizer, [bad()] * 4 + gradients(4))
+    optimizer = compiled(accumulate(optax.sgd(1.0), 5, halting, on_refused="emit"))
+    _, state, updates = train(optimizer, [*gradients(1), *[bad()] * 4, *gradients(6)])
     assert state.core.halted
     assert is_zero(updates)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_round_leaves_nothing_behind_for_the_next(form):
+    optimizer = compiled(accumulate(optax.sgd(1.0), 2, form=form))
+    series = [jnp.float32(x) for x in (3e10, 1e10, 0.5, 0.25)]
+    _, _, updates = train(optimizer, series, jnp.zeros(()))
+    assert [float(u) for u in updates] == [0.0, -2e10, 0.0, -0.375]
 
 
 @pytest.mark.parametrize("form", FORMS)
