@@ -43,7 +43,11 @@ class Pulls:
         have a gradient, such as counters, have an integer zero.
         """
         tangents = [leaf for leaf in self.leaves if is_inexact(leaf)]
-        chosen = lambda t: {name: self.linear(t)[name] for name in cotangents}
+
+        def chosen(tangents: list[Array]) -> Weighted:
+            components = self.linear(tangents)
+            return {name: components[name] for name in cotangents}
+
         (found,) = jax.linear_transpose(chosen, tangents)(dict(cotangents))
         rest = iter(found)
         gradient = [
