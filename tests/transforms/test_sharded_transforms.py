@@ -74,8 +74,14 @@ def test_a_select_needs_no_more_collectives_than_clipping_in_optax(name):
     assert len(COLLECTIVE.findall(compiled.as_text())) == 1
 
 
-@pytest.mark.parametrize("form", ["branch", "select"])
-@pytest.mark.parametrize("name", sorted(MADE))
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, "select") for name in sorted(MADE)]
+    + [("adamw", "branch")]
+    + [
+        pytest.param(n, "branch", marks=pytest.mark.slow) for n in ("accumulate", "sgd")
+    ],
+)
 def test_a_nan_on_one_shard_is_refused_on_all_and_the_run_is_that_on_one(name, form):
     optimizer, one = MADE[name](form=form), jax.devices()[0]
     step = step_of(optimizer)
