@@ -42,7 +42,8 @@ def adamw(
     (norm above 2**62 after clipping); an element of the update that is not finite
     although they are is zero. Moments in float16 have no such range: for them this
     is `guard` around `optax.adamw`, at its cost. The norm of the update is not
-    measured, so that guards on it have nothing to say here.
+    measured, so that guards on it have nothing to say here. With a guard that resets
+    moments XLA on CPU keeps a copy of them until the update is formed.
 
     Args:
         learning_rate: As in `optax.adamw`, as all up to ``nesterov``; a step at which
