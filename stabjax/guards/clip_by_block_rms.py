@@ -1,16 +1,16 @@
 """Clip each block of parameters by the root mean square of its gradient."""
 
-import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from stabjax.core import groups as named
 from stabjax.core.measure import group_norms
 from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
-from stabjax.guards import prefixes as named
 from stabjax.types import (
     Alert,
     Count,
@@ -91,27 +91,26 @@ def clip_by_block_rms(
         block_of_leaf, sizes = _blocks(name, stats.layout, prefixes)
         if not sizes:
             return state, verdict()
-        norms = _norms(stats, block_of_leaf, len(sizes), prefixes is None)
-        bounds = [threshold * math.sqrt(max(size, 1)) for size in sizes]
-        over = [
-            jnp.isfinite(norm) & (norm > bound)
-            for norm, bound in zip(norms, bounds, strict=True)
-        ]
-        factors = tuple(
-            jnp.where(is_over, bound / norm, jnp.float32(1.0))
-            for is_over, bound, norm in zip(over, bounds, norms, strict=True)
-        )
-        scale = GroupScale(factors, block_of_leaf)
-        clipped = sum(flag.astype(jnp.float32) for flag in over)
+        norms = stats.leaf_norms
+        if prefixes is not None:
+            norms = jnp.stack(group_norms(norms, block_of_leaf, len(sizes)))
+        bounds = threshold * np.sqrt(np.maximum(sizes, 1)).astype(np.float32)
+        over = jnp.isfinite(norms) & (norms > bounds)
+        factors = jnp.where(over, bounds / norms, jnp.float32(1.0))
+        # Else XLA computes all norms anew in the kernel of each leaf.
+        factors = jax.lax.optimization_barrier(factors)
         finite = stats.gradient_finite
-        share = jnp.where(finite, clipped / len(sizes), jnp.float32(jnp.nan))
+        share = jnp.mean(over.astype(jnp.float32))
+        share = jnp.where(finite, share, jnp.float32(jnp.nan))
         state = ClipByBlockRmsState(
             seen=count_where(state.seen, finite),
             clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
-            clip_ratio=scale.smallest(),
+            clip_ratio=jnp.min(factors),
         )
-        any_over = functools.reduce(jnp.logical_or, over)
-        return state, verdict(gradient_scale=scale, alerts=Alert.CLIPPED.when(any_over))
+        scale = GroupScale(tuple(factors), block_of_leaf)
+        return state, verdict(
+            gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(over))
+        )
 
     return Guard(name, init, judge)
 
@@ -127,11 +126,3 @@ def _blocks(
     for block, size in zip(members, layout.sizes, strict=True):
         sizes[block] += size
     return members, tuple(sizes)
-
-
-def _norms(
-    stats: StepStats, block_of_leaf: tuple[int, ...], blocks: int, by_leaf: bool
-) -> tuple[Scalar, ...]:
-    if by_leaf:
-        return tuple(stats.leaf_norms[leaf] for leaf in range(blocks))
-    return group_norms(stats.leaf_norms, block_of_leaf, blocks)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from stabjax.core import groups as named
 from stabjax.core.measure import group_norms
 from stabjax.core.running import (
     count_where,
@@ -14,7 +15,6 @@ from stabjax.core.running import (
     running_mean,
 )
 from stabjax.guards import check
-from stabjax.guards import prefixes as named
 from stabjax.types import (
     Alert,
     GroupScale,

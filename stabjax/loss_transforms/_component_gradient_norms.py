@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stabjax.core import groups as named
 from stabjax.loss_transforms._backward import Pulls, Weighted, run_with_backward
-from stabjax.loss_transforms._groups import check_prefixes, groups_of, norms_by_group
+from stabjax.loss_transforms._groups import groups_of, norms_by_group
 from stabjax.loss_transforms._structure import disconnected_pairs
 from stabjax.loss_transforms._transformed import (
     Call,
@@ -62,11 +63,11 @@ def component_gradient_norms(
         (3.0, 1.0)
     """
     origin = "component_gradient_norms"
-    check_prefixes(origin, "groups", groups)
+    named.checked(origin, groups, "groups")
     check_every(origin, every)
 
     def evaluate(call: Call) -> tuple[Scalar, Aux]:
-        sorted_leaves = groups_of(origin, "groups", call.params, groups)
+        sorted_leaves = groups_of(origin, call.params, groups)
 
         def forward(parts: Parts, pulls: Pulls) -> tuple[Weighted, Any, Any]:
             def measure() -> Float[Array, "components groups"]:

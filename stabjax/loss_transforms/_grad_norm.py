@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stabjax.core import groups as named
 from stabjax.core.running import count_where
 from stabjax.loss_transforms._backward import Pulls, Weighted, run_with_backward
 from stabjax.loss_transforms._groups import (
-    check_prefixes,
     norm_of_leaves,
     shared_leaves,
 )
@@ -106,7 +106,7 @@ def grad_norm(
         (0.2, 1.8)
     """
     origin = "grad_norm"
-    check_prefixes(origin, "shared", shared)
+    named.checked(origin, shared, "shared")
     check_range(origin, "strength", strength, low=0.0, high=10.0)
     check_range(origin, "learning_rate", learning_rate, low=0.0, high=1.0)
     names = required_names(origin, loss_fn)

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from stabjax.core import groups as named
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import SMALL_UNIT, group_norms, sums_of_squares
-from stabjax.losses._weigh import check_names
 from stabjax.types import Params, Scalar
-
-REST = "rest"
 
 
 class Groups(NamedTuple):
@@ -27,24 +25,11 @@ class Groups(NamedTuple):
     of_leaf: tuple[int, ...]
 
 
-def check_prefixes(origin: str, argument: str, prefixes: Sequence[str]) -> None:
-    """Raise ValueError unless the prefixes are distinct names."""
-    names = isinstance(prefixes, str) or not all(isinstance(p, str) for p in prefixes)
-    if names or len(set(prefixes)) != len(prefixes) or REST in prefixes:
-        raise ValueError(
-            f"{origin}: {argument} must be distinct path prefixes other than "
-            f"{REST!r}, got {prefixes!r}."
-        )
-
-
-def groups_of(
-    origin: str, argument: str, params: Params, prefixes: Sequence[str]
-) -> Groups:
+def groups_of(origin: str, params: Params, prefixes: Sequence[str]) -> Groups:
     """Sort the leaves of a tree into groups.
 
     Args:
         origin: The function that asks, for messages.
-        argument: Its argument, for messages.
         params: The tree.
         prefixes: Paths such as ``"decoder"``; a leaf belongs to the longest that
             fits, and leaves that none fits form the group ``rest``.
@@ -55,12 +40,8 @@ def groups_of(
     Raises:
         ValueError: If no leaf lies under a prefix, with the nearest one.
     """
-    layout = layout_of(params)
-    steps = [leaf.split("/") for leaf in layout.leaves]
-    known = {"/".join(path[:end]) for path in steps for end in range(1, len(path) + 1)}
-    check_names(origin, argument, prefixes, known)
-    of_leaf = layout.members(tuple(prefixes))
-    rest = (REST,) if len(prefixes) in of_leaf else ()
+    of_leaf = named.members(origin, layout_of(params), tuple(prefixes))
+    rest = (named.REST,) if len(prefixes) in of_leaf else ()
     return Groups((*prefixes, *rest), of_leaf)
 
 
@@ -68,7 +49,7 @@ def shared_leaves(
     origin: str, params: Params, prefixes: Sequence[str]
 ) -> tuple[int, ...]:
     """Return the indices of the leaves under any of ``shared``; without one, of all."""
-    of_leaf = groups_of(origin, "shared", params, prefixes).of_leaf
+    of_leaf = groups_of(origin, params, prefixes).of_leaf
     inside = len(prefixes) or 1
     return tuple(index for index, group in enumerate(of_leaf) if group < inside)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from stabjax.core import groups as named
 from stabjax.loss_transforms._backward import Pulls, run_with_backward
-from stabjax.loss_transforms._groups import Groups, check_prefixes, groups_of
+from stabjax.loss_transforms._groups import Groups, groups_of
 from stabjax.loss_transforms._transformed import Call
 from stabjax.types import Batch, LossFn, Params
 
@@ -85,8 +86,8 @@ def disconnected(
         [('reconstruction', 'adjacency'), ('sparsity', 'decoder')]
     """
     origin = "disconnected"
-    check_prefixes(origin, "groups", groups)
-    sorted_leaves = groups_of(origin, "groups", params, groups)
+    named.checked(origin, groups, "groups")
+    sorted_leaves = groups_of(origin, params, groups)
     keywords = {} if model_state is None else {"model_state": model_state}
     pairs: Pairs = []
 

@@ -126,8 +126,9 @@ def merge_aux(origin: str, *parts: Aux) -> dict[str, Any]:
 
 def takes_state(function: Callable[..., Any]) -> bool:
     """Whether a loss or terms function accepts ``model_state=``."""
-    if isinstance(function, WeighedLoss):
-        return function.takes_state
+    known = getattr(function, "takes_state", None)
+    if known is not None:  # a loss made by us takes any keyword to pass it on
+        return known
     parameters = inspect.signature(function).parameters
     every = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return every or "model_state" in parameters

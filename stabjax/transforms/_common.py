@@ -12,7 +12,7 @@ from stabjax.core.apply import Applier, Form
 from stabjax.types import Guard
 
 
-def check_guards(function: str, guards: Sequence[Guard]) -> None:
+def check_guards(function: str, guards: Sequence[Any]) -> None:
     """Raise unless all are guards that work without a train step.
 
     Args:

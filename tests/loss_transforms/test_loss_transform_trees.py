@@ -85,11 +85,6 @@ def test_wide_parameters_have_wide_gradients_and_single_precision_metrics(build)
         }
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="combine reads the signature of a loss, which takes any keyword",
-)
 def test_a_stateless_total_beside_a_stateful_one_is_not_given_the_state():
     stateful = lambda p, b, k, *, model_state: (p, {"model_state": model_state})
     plain = combine({"size": lambda p, b, k: p**2})

@@ -8,15 +8,17 @@ from stabjax.types import Layout
 REST = "rest"
 
 
-def checked(function: str, groups: Sequence[str]) -> tuple[str, ...]:
+def checked(
+    function: str, groups: Sequence[str], argument: str = "groups"
+) -> tuple[str, ...]:
     """Return ``groups`` if they are distinct path prefixes, else raise."""
     if isinstance(groups, str) or not all(isinstance(g, str) and g for g in groups):
         raise ValueError(
-            f"{function}: groups must be a list of path prefixes, got {groups!r}."
+            f"{function}: {argument} must be a list of path prefixes, got {groups!r}."
         )
     if len(set(groups)) != len(groups) or REST in groups:
         raise ValueError(
-            f"{function}: groups must be distinct and not {REST!r}, got {groups!r}."
+            f"{function}: {argument} must be distinct and not {REST!r}, got {groups!r}."
         )
     return tuple(groups)
 
