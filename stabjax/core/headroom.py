@@ -82,7 +82,7 @@ def survives_probe(
             outcome = optimizer.update(
                 gradients, optimizer.init(small), small, value=jnp.float32(1.0)
             )
-        except (TypeError, ValueError):
+        except Exception:  # whatever it misses here, it was not shown to be safe
             return False
         return _all_finite(outcome)
 

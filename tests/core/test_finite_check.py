@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from stabjax.core.headroom import holds_squares
+from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.health import decode
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
@@ -166,3 +166,11 @@ def test_a_float16_state_has_no_headroom():
 def test_a_stateless_optimizer_of_unknown_degree_gets_the_outcome_check(form):
     state, step = stepper(form, None, nan_from_finite())
     assert last(step(state, gradient(3.0)))["accepted"] == 0
+
+
+def test_an_optimizer_that_misses_an_argument_in_the_probe_is_not_taken_for_safe():
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda g: g * extra["temperature"], updates), state
+
+    needy = optax.GradientTransformationExtraArgs(lambda params: (), update)
+    assert not survives_probe(needy, {"w": jnp.zeros(3)})

@@ -205,12 +205,12 @@ def test_leaves_under_no_prefix_are_the_rest():
 
 @pytest.mark.parametrize("groups", ["head", ["head", "head"], ["rest"]])
 def test_groups_that_are_no_distinct_prefixes_are_refused(groups):
-    with pytest.raises(ValueError, match="groups must be (distinct|a list)"):
+    with pytest.raises(ValueError, match=r"groups must be (distinct|a list)"):
         component_gradient_norms(quadratic_loss(), groups)
 
 
 def test_a_prefix_that_fits_no_parameter_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="under 'haed'. Did you mean 'head'"):
+    with pytest.raises(ValueError, match=r"under 'haed'\. Did you mean 'head'"):
         disconnected(quadratic_loss(), params_of(), jnp.float32(1.0), KEY, ["haed"])
 
 

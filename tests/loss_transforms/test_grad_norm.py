@@ -133,7 +133,7 @@ def test_large_and_small_components_end_up_with_equal_gradients():
 
 def test_a_prefix_that_fits_no_parameter_is_answered_with_the_nearest():
     loss_fn = grad_norm(quadratic_loss(), ["trnk"])
-    with pytest.raises(ValueError, match="under 'trnk'. Did you mean 'trunk'"):
+    with pytest.raises(ValueError, match=r"under 'trnk'\. Did you mean 'trunk'"):
         differentiate(loss_fn, model_state=loss_fn.init_model_state())
 
 
