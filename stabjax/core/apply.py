@@ -26,15 +26,15 @@ from stabjax.core.elementwise import (
     select,
 )
 from stabjax.core.layout import is_inexact
-from stabjax.core.measure import (
+from stabjax.core.measure import step_stats
+from stabjax.core.packing import pack, unpack
+from stabjax.core.sums import (
     Measured,
     Sums,
     remeasured,
-    step_stats,
     sums_in_both_units,
     sums_of_squares,
 )
-from stabjax.core.packing import pack, unpack
 from stabjax.types import (
     Alert,
     Flag,
@@ -110,7 +110,7 @@ class Applier:
             before they replace the old, which reads them once more. ``"headroom"``
             refuses gradients so large that the optimizer state could overflow,
             and never writes a non-finite parameter; it costs nothing.
-        spread: Whether parameters are sharded, see `measure.sums_in_both_units`.
+        spread: Whether parameters are sharded, see `sums.sums_in_both_units`.
     """
 
     optimizer: optax.GradientTransformationExtraArgs

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stabjax.core.measure import SMALL_UNIT, sums_of_squares
+from stabjax.core.sums import SMALL_UNIT, sums_of_squares
 from stabjax.loss_transforms._backward import Pulls, Weighted, run_with_backward
 from stabjax.loss_transforms._transformed import (
     Call,
@@ -101,7 +101,7 @@ def _report(
 
 
 def _is_finite(gradient: Params) -> Flag:
-    # Finite for every finite gradient, see `stabjax.core.measure`.
+    # Finite for every finite gradient, see `stabjax.core.sums`.
     return jnp.all(jnp.isfinite(sums_of_squares(gradient, SMALL_UNIT)))
 
 

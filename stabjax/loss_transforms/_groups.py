@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from stabjax.core import groups as named
 from stabjax.core.layout import layout_of
-from stabjax.core.measure import SMALL_UNIT, group_norms, sums_of_squares
+from stabjax.core.measure import group_norms
+from stabjax.core.sums import SMALL_UNIT, sums_of_squares
 from stabjax.types import Params, Scalar
 
 

@@ -8,8 +8,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact
-from stabjax.core.measure import SMALL_UNIT, square_in_unit
 from stabjax.core.running import count_where, running_mean
+from stabjax.core.sums import SMALL_UNIT, square_in_unit
 from stabjax.guards import check
 from stabjax.types import Count, Scalar
 

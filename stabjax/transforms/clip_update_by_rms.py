@@ -8,8 +8,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.elementwise import scale_leaves
-from stabjax.core.measure import SMALL_UNIT, sums_in_both_units
 from stabjax.core.running import count_where
+from stabjax.core.sums import SMALL_UNIT, sums_in_both_units
 from stabjax.guards import check
 from stabjax.types import Count, GroupScale, Scalar
 

@@ -17,7 +17,8 @@ from stabjax.core.elementwise import (
     select,
 )
 from stabjax.core.headroom import holds_squares, survives_probe
-from stabjax.core.measure import step_stats, sums_in_both_units
+from stabjax.core.measure import step_stats
+from stabjax.core.sums import sums_in_both_units
 from stabjax.transforms._common import check_guards, fresh_state, require_loss
 from stabjax.types import Alert, Count, Flag, Guard, StepStats
 

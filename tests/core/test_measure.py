@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabjax.core.judge import init_core
-from stabjax.core.measure import step_stats, sums_in_both_units, sums_of_squares
+from stabjax.core.measure import step_stats
+from stabjax.core.sums import sums_in_both_units, sums_of_squares
 from stabjax.train_step import make_train_step
 from stabjax.types import Alert
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 from helpers import KEY, bits
 
-from stabjax.core.measure import sums_in_both_units
+from stabjax.core.sums import sums_in_both_units
 from stabjax.guards import clip_by_global_norm
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
