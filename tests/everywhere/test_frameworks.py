@@ -23,7 +23,8 @@ from stabjax.guards import clip_by_global_norm, escalate, skip_nonfinite, skip_s
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 
-FORMS = ["branch", "select"]
+# The selecting form asks no more of a tree: it is run where there is time.
+FORMS = ["branch", pytest.param("select", marks=pytest.mark.slow)]
 GUARDS = [
     clip_by_global_norm(max_norm=10.0),
     escalate(roll_back_after=2, max_rollbacks=2),
