@@ -246,7 +246,10 @@ class GuardedStep:
 def _on_the_mesh_of(params: Params, state: TrainState) -> TrainState:
     # A step returns everything on the mesh of the parameters. A counter that starts
     # on one device would cost a second compilation.
-    placed = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(params)]
+    leaves = jax.tree.leaves(params)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return state  # traced, nothing lies anywhere yet
+    placed = [getattr(leaf, "sharding", None) for leaf in leaves]
     meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]
     if not meshes:
         return state
