@@ -10,6 +10,10 @@ from stabjax.types import Count, Flag, GroupScale, Scalar
 
 def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
     """Return ``new`` where ``condition`` holds, else ``old``, leaf by leaf."""
+    # XLA on CPU repeats the cheap scalars behind a condition in the kernel of every
+    # leaf, and compile time grows with the square of their number. It does not repeat
+    # what it takes for expensive, such as a root.
+    condition = jnp.sqrt(condition.astype(jnp.float32)) > 0.5
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 

@@ -164,10 +164,14 @@ def judge(
     )
 
 
-def _finite_contract(stats: StepStats) -> Verdict:
+def _holds(stats: StepStats) -> Flag:
     in_range = stats.gradient_finite & (stats.grad_norm <= LARGEST_NORM)
+    return stats.finite & in_range
+
+
+def _finite_contract(stats: StepStats) -> Verdict:
     return verdict(
-        accept=stats.finite & in_range,
+        accept=_holds(stats),
         alerts=Alert.NONFINITE_LOSS.when(~stats.loss_finite)
         | Alert.NONFINITE_COMPONENT.when(~stats.components_finite)
         | Alert.NONFINITE_GRADIENT.when(~stats.gradient_finite)
@@ -177,7 +181,7 @@ def _finite_contract(stats: StepStats) -> Verdict:
 
 
 def _waived(decision: Verdict, stats: StepStats) -> Verdict:
-    waived = decision.waive & ~stats.finite
+    waived = decision.waive & ~_holds(stats)
     return decision._replace(
         accept=decision.accept | waived,
         alerts=decision.alerts | Alert.ACCEPTED_NONFINITE.when(waived),

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -97,8 +96,6 @@ def clip_by_block_rms(
         bounds = threshold * np.sqrt(np.maximum(sizes, 1)).astype(np.float32)
         over = jnp.isfinite(norms) & (norms > bounds)
         factors = jnp.where(over, bounds / norms, jnp.float32(1.0))
-        # Else XLA computes all norms anew in the kernel of each leaf.
-        factors = jax.lax.optimization_barrier(factors)
         finite = stats.gradient_finite
         share = jnp.mean(over.astype(jnp.float32))
         share = jnp.where(finite, share, jnp.float32(jnp.nan))

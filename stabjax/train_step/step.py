@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -112,7 +113,8 @@ class GuardedStep:
     def _loss(self, params, batch, key, model_state, step) -> tuple[Scalar, Aux]:
         kwargs: dict[str, Any] = {}
         if model_state is not None:
-            kwargs["model_state"] = model_state
+            # A copy of the tree: some libraries change the containers in place.
+            kwargs["model_state"] = jax.tree.map(lambda x: x, model_state)
         if getattr(self.loss_fn, "wants_step", False):
             kwargs["step"] = step
         return self.loss_fn(params, batch, key, **kwargs)
@@ -247,7 +249,7 @@ def _on_the_mesh_of(params: Params, state: TrainState) -> TrainState:
     # A step returns everything on the mesh of the parameters. A counter that starts
     # on one device would cost a second compilation.
     leaves = jax.tree.leaves(params)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return state  # traced, nothing lies anywhere yet
     placed = [getattr(leaf, "sharding", None) for leaf in leaves]
     meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]

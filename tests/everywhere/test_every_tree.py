@@ -124,19 +124,7 @@ def lowered(kind, leaves):
     return train.step.lower(state, np.float32(1), KEY)
 
 
-QUADRATIC = pytest.mark.xfail(
-    strict=True, reason="the decision is computed again in the kernel of each leaf"
-)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param("guard", marks=QUADRATIC),
-        "branch",
-        pytest.param("select", marks=QUADRATIC),
-    ],
-)
+@pytest.mark.parametrize("kind", ["guard", "branch", "select"])
 def test_the_program_grows_with_the_leaves_and_not_with_their_square(kind):
     small, large = (len(lowered(kind, n).compile().as_text()) for n in (32, 96))
     assert large < 3.5 * small

@@ -145,10 +145,6 @@ def test_guard_wraps_an_optimizer_over_its_tree(name):
 
 
 @pytest.mark.parametrize("make", [counting_in_equinox, counting_in_nnx])
-@pytest.mark.xfail(
-    strict=True,
-    reason="the loss is handed the train step's own model state, not a copy",
-)
 def test_a_model_state_that_its_library_changes_in_place_needs_no_copy_by_hand(make):
     if make is counting_in_equinox:
         pytest.importorskip("equinox")

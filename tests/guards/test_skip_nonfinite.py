@@ -93,10 +93,6 @@ def test_compat_looks_at_nothing_but_the_gradient(kinds, most, bad_losses):
     compare(OPTIMIZERS["adamw"], kinds, most, losses)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="judge() refuses a norm above 2**120 even where a guard waives the contract",
-)
 def test_compat_applies_the_largest_finite_gradient_as_optax_does():
     compare(OPTIMIZERS["sgd"], [FINITE, LARGEST, FINITE], 3)
 
