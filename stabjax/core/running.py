@@ -27,7 +27,8 @@ def running_mean(
     """
     weight = jnp.maximum(1.0 / (seen + 1).astype(jnp.float32), 1.0 - decay)
     moved = mean + weight * (value - mean)
-    return jnp.where(jnp.isfinite(value), moved, mean)
+    # Not of the value alone: the way between two huge finite ones is infinite.
+    return jnp.where(jnp.isfinite(moved), moved, mean)
 
 
 def count_where(

@@ -53,7 +53,7 @@ _EXPLANATIONS = {
         "Look at the batch; if the level has really changed, it is accepted soon.",
     ),
     Alert.GRADIENT_SPIKE: Explanation(
-        "The gradient norm stood far above its running level.",
+        "The gradient norm stood far above its running level or its absolute limit.",
         "Look at the batch; a lower clipping bound limits the damage.",
     ),
     Alert.UPDATE_SPIKE: Explanation(
@@ -81,7 +81,7 @@ _EXPLANATIONS = {
         "Use on_exhausted='halt' or 'roll_back'.",
     ),
     Alert.REBASED: Explanation(
-        "A lasting shift of level was taken as the new normal.",
+        "A lasting shift was taken as the new normal, or let through on request.",
         "Check that the shift was meant, such as a new data set or schedule.",
     ),
     Alert.MOMENTS_RESET: Explanation(
@@ -94,14 +94,14 @@ _EXPLANATIONS = {
     ),
     Alert.UPDATE_RATIO: Explanation(
         "The update was too large or too small for its parameters for a while.",
-        "Change the learning rate, or look for dead or frozen parameters.",
+        "Above the band lower the learning rate; below it look for dead parameters.",
     ),
     Alert.SATURATED: Explanation(
         "Too large a share of a quantity sat at its bound, where gradients vanish.",
         "Widen the bound, or use one whose gradient stays alive.",
     ),
     Alert.EMPTY: Explanation(
-        "A loss was a mean over an empty set.",
+        "Fewer elements were selected than a mean needs.",
         "Look at the mask or the selection of this batch.",
     ),
     Alert.SENTINEL: Explanation(
@@ -113,8 +113,8 @@ _EXPLANATIONS = {
         "Check labels, masks and whether gradients reach the network.",
     ),
     Alert.LOSS_SCALE: Explanation(
-        "The loss scale was lowered, because the scaled gradient overflowed.",
-        "Nothing to do, unless it reaches its floor.",
+        "The scaled gradient overflowed: the scale was lowered, or is at its floor.",
+        "Nothing to do, unless it stays at its floor: then scaling is not the cure.",
     ),
 }
 

@@ -38,6 +38,14 @@ ALERTS = (
     "halt",
     "accepted_nonfinite",
     "rebased",
+    "moments_reset",
+    "repaired",
+    "update_ratio",
+    "saturated",
+    "empty",
+    "sentinel",
+    "trivial",
+    "loss_scale",
 )
 
 

@@ -63,6 +63,12 @@ def test_no_running_mean_takes_what_is_not_finite(mean_of, value):
     assert mean_of(jnp.float32(2.0), jnp.float32(value), jnp.int32(3), 0.9) == 2.0
 
 
+def test_a_mean_stays_finite_between_the_ends_of_the_range():
+    largest = jnp.float32(np.finfo(np.float32).max)
+    mean = running_mean(-largest, largest, jnp.int32(3), 0.9)
+    assert jnp.isfinite(mean)
+
+
 def test_a_count_saturates_instead_of_wrapping_around():
     largest = jnp.asarray(np.iinfo(np.int32).max)
     assert count_where(largest, jnp.asarray(True)) == largest

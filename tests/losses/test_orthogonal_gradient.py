@@ -132,7 +132,7 @@ def test_the_logit_gradient_loses_its_part_along_each_row(logits, cotangent):
     value, pull = PULL(logits, cotangent)
     np.testing.assert_array_equal(value, logits)
     exact = np.stack([oracle(g, x) for g, x in zip(cotangent, logits, strict=True)])
-    room = 8 * EPS * max(np.linalg.norm(cotangent), 1e-30)
+    room = 8 * EPS * max(np.linalg.norm(np.float64(cotangent)), 1e-30)
     np.testing.assert_allclose(pull, exact, rtol=0, atol=room)
 
 

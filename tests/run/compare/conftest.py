@@ -35,8 +35,8 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
     bad_from: int = 1000
 
 
-def build(config, *, optimizer, guards, window, seed, snapshot_every=None) -> Task:
-    del snapshot_every
+def build(config, *, optimizer, guards, window, seed, **snapshots) -> Task:
+    del snapshots
 
     def loss_fn(params, batch, key):
         del key
