@@ -4,6 +4,8 @@ import folded
 import programs
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def costs():

@@ -15,6 +15,8 @@ from stabjax.guards import clip_by_global_norm
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 
+pytestmark = pytest.mark.slow
+
 DTYPES = {
     "float16": ("float16", "float16"),
     "bfloat16": ("bfloat16", "bfloat16"),

@@ -16,7 +16,10 @@ from stabjax.guards import clip_by_global_norm, clip_by_group_norm, escalate
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices"),
+]
 GUARDS = [
     clip_by_global_norm(max_norm=2.0),
     clip_by_group_norm(max_norm=1.5, groups=("in",)),

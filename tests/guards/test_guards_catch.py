@@ -18,6 +18,8 @@ from stabjax.types import Alert
 STEPS, AT = 60, 40
 SHAPE = (STEPS, 16, 4)
 
+pytestmark = pytest.mark.slow
+
 
 class Case(NamedTuple):
     """A fault, and what the guard has to say to it, never before and then."""

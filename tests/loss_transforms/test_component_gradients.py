@@ -100,6 +100,7 @@ def test_a_gradient_that_is_not_finite_shows_in_its_own_entries_alone(measured):
     assert float(aux["gradient/fit/rest"]) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [component_cosines, component_gradient_norms])
 def test_every_third_step_measures_and_the_others_report_nan(build):
     loss_fn = build(quadratic_loss(), every=3)

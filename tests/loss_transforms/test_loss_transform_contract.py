@@ -80,6 +80,7 @@ def is_stateful(name):
     return sorted(LOSS_TRANSFORMS).index(name) % 2 == 0
 
 
+@pytest.mark.slow
 def test_many_steps_equal_single_steps_and_each_compiles_once(name):
     train, start = trainer_of(name, is_stateful(name))
     state, many = start(), start()

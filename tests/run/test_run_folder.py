@@ -84,7 +84,9 @@ def test_only_length_and_saving_may_change_once_a_run_has_begun(tmp_path, config
     check_config(tmp_path, config_of("compare.seeds=[3]"))
     with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: 0\.05 -> 1\.0"):
         check_config(tmp_path, config_of("optimizer.learning_rate=1"))
-    with pytest.raises(ConfigError, match=r"guards\.0\.kind: 'clip_by_global_norm' -> 's"):
+    with pytest.raises(
+        ConfigError, match=r"guards\.0\.kind: 'clip_by_global_norm' -> 's"
+    ):
         check_config(tmp_path, config_of("guards=[{kind: skip_nonfinite}]"))
 
 
