@@ -3,8 +3,13 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight virtual devices, so that sharding is tested on any machine.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Eight virtual devices, so that sharding is tested on any machine; on two busy cores
+# they wait for each other longer than the 40 s after which XLA aborts.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
 
 import hypothesis
 import jax
