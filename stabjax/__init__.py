@@ -40,7 +40,8 @@ _HOME = {
     "verdict": "stabjax.types",
 }
 _MODULES = (
-    "cost", "guards", "health", "inject", "losses", "numerics", "transforms", "types",
+    "cost", "guards", "health", "inject", "loss_transforms", "losses", "numerics",
+    "transforms", "types",
 )  # fmt: skip
 
 
