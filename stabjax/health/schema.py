@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 # Columns that every step has; the others depend on the loss and the guards.
 FLOATS = (
@@ -56,7 +57,7 @@ class TelemetrySchema:
 
 
 def decode(
-    schema: TelemetrySchema, floats: np.ndarray, ints: np.ndarray
+    schema: TelemetrySchema, floats: npt.ArrayLike, ints: npt.ArrayLike
 ) -> list[dict[str, Any]]:
     """Return the rows of a ring as dictionaries, oldest first.
 
