@@ -66,7 +66,7 @@ def repair(tree: PyTree) -> PyTree:
 
 
 def nonfinite_elements(tree: PyTree) -> Count:
-    """Return how many elements are not finite; counts stop at 2**31 - 1."""
+    """Return how many elements are not finite; exact to 2**24, at most 2**31 - 128."""
     counts = [
         jnp.sum(~jnp.isfinite(leaf), dtype=jnp.float32)
         for leaf in jax.tree.leaves(tree)
