@@ -105,6 +105,11 @@ def test_group_norms_match_float64_whatever_the_others_are(largest):
     np.testing.assert_allclose(np.asarray(ours, np.float64), exact, rtol=1e-5)
 
 
+def test_groups_of_one_leaf_each_have_its_norm_in_any_order():
+    ours = jitted_norms(jnp.asarray([3.0, 4.0, 5.0]), (2, 0, 1), 3)
+    assert [float(norm) for norm in ours] == [4.0, 5.0, 3.0]
+
+
 def test_a_nan_in_one_group_leaves_the_statistics_of_the_others_clean():
     norms = jnp.asarray([np.nan, 2.0])
     ours = jitted_norms(norms, (0, 1), 2)
