@@ -1,15 +1,9 @@
-"""Pictures of a run as inline SVG that takes its colors from the page's style sheet.
-
-Matplotlib draws with placeholder colors; afterwards each placeholder becomes a CSS
-variable, so that one picture reads well on a light and on a dark page.
-"""
+"""Pictures of a run as inline SVG that takes its colors from the page's style sheet."""
 
 import dataclasses
-import io
 import itertools
 import math
 import re
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,32 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from stabjax.models.drawing import (
+    DASHES,
+    MUTED,
+    RULE,
+    SERIES,
+    SETTINGS,
+    raw_svg,
+    themed,
+)
 from stabjax.run.page_records import Column
 from stabjax.run.page_ticks import log_ticks, symlog_ticks, tick_text
 
 ROUND = [1, 2, 2.5, 5, 10]  # what a step between two ticks may begin with
 LARGEST = 1e100  # drawn at most this large: float32 telemetry ends at 3.4e38
 BUCKETS = 200  # points per line: finer than the panel's pixels can show
-INK, MUTED, RULE = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0100{index:02x}" for index in range(8))
-# Nearly solid, so that a noisy line stays a line; told apart without color too.
-DASHES = (
-    (),
-    (7, 1.5),
-    (3, 1.2),
-    (9, 1.5, 1.5, 1.5),
-    (5, 3),
-    (1.5, 1),
-    (12, 2),
-    (4, 1, 1, 1),
-)
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # real text: it takes the page's font, and can be found
-    "svg.hashsalt": "stabjax",  # the same data give the same bytes
-    "font.size": 10.0,
-    "axes.unicode_minus": True,
-    "path.simplify": False,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +129,7 @@ def panel(curves: list[Curve], *, identity: str, last_step: int) -> tuple[str, s
 
 def to_inline_svg(figure: Figure, *, identity: str) -> str:
     """Render a figure as an SVG element whose colors are the page's CSS variables."""
-    buffer = io.StringIO()
-    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = raw_svg(figure)
     svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<(g) id="[^"]*"', r"<\1", svg)
     svg = re.sub(r'<g/>|<g>\s*</g>| transform="rotate\(-0 [^"]*"', "", svg)
@@ -163,12 +141,7 @@ def to_inline_svg(figure: Figure, *, identity: str) -> str:
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{identity}-", svg)
     svg = re.sub(r"<[^>]*>", _rounded, svg)
     svg = re.sub(r"\s+\"", '"', re.sub(r"\s*\n\s*", "\n", svg))
-    for color, variable in [(INK, "currentColor"), (MUTED, "var(--muted)")]:
-        svg = svg.replace(color, variable)
-    svg = svg.replace(RULE, "var(--rule)")
-    for slot, color in enumerate(SERIES):
-        svg = svg.replace(color, f"var(--series-{slot})")
-    return svg.strip()
+    return themed(svg).strip()
 
 
 def _rounded(tag: re.Match[str]) -> str:

@@ -8,10 +8,10 @@ import pathlib
 
 import jinja2
 
+from stabjax.models.drawing import DARK, DASHES, LIGHT, declarations
 from stabjax.run.page_comparison import comparison
 from stabjax.run.page_panels import never
 from stabjax.run.page_single import single_run
-from stabjax.run.pictures import DASHES
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 
@@ -64,6 +64,8 @@ def _template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.globals["never"] = never
+    environment.globals["light_colors"] = declarations(LIGHT)
+    environment.globals["dark_colors"] = declarations(DARK)
     environment.globals["dashes"] = [
         " ".join(f"{1.5 * part:g}" for part in dash) or "none" for dash in DASHES
     ]
