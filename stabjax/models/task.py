@@ -1,6 +1,6 @@
 """What a model hands to the runner: how to start, feed, step and judge a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,12 +21,16 @@ class Task:
         batch_at: Position [batches] to a batch of numpy arrays; a pure function of
             the position and the task's seed, so resuming needs no data state.
         evaluate: Train state to named scores; run on the host, outside the step.
+        artifacts: Train state to what the run leaves besides figures: file name to
+            text or bytes. Written once, at the end; the pages show every ``.svg``
+            among them (see `stabjax.models.drawing.standalone_svg`).
     """
 
     train: Any
     init: Callable[[Any], Any]
     batch_at: Callable[[int], Any]
     evaluate: Callable[[Any], dict[str, float]]
+    artifacts: Callable[[Any], Mapping[str, str | bytes]] | None = None
 
 
 @dataclass(frozen=True)

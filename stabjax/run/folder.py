@@ -23,8 +23,8 @@ CHANGEABLE = (
 _BEFORE_CONFIG = {"lock", "config.yaml.part"}  # all a start killed early leaves
 
 
-def check_name(name: str) -> str:
-    """Return ``name`` if a run may be called that.
+def check_name(name: str, what: str = "run") -> str:
+    """Return ``name`` if a run, or a file in its folder, may be called that.
 
     Raises:
         ConfigError: If it could leave its folder, hide, or upset a shell.
@@ -35,7 +35,7 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name) or ".." in name:
         raise ConfigError(
-            "run name must be 1 to 128 of letters, digits, '.', '_' and '-', start "
+            f"{what} name must be 1 to 128 of letters, digits, '.', '_' and '-', start "
             f"with a letter or digit and not contain '..', got {show(name)}."
         )
     return name
@@ -131,12 +131,14 @@ def _flat(data: Any, path: str = "") -> dict[str, Any]:
     }
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Replace a file so that a reader or a crash sees the old or the new text."""
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Replace a file so that a reader or a crash sees the old or the new content."""
     part = path.with_name(path.name + ".part")
+    if isinstance(content, str):
+        content = content.encode("utf-8")
     try:
-        with open(part, "w", encoding="utf-8", opener=private) as file:
-            file.write(text)
+        with open(part, "wb", opener=private) as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from stabjax.run import page_events
+from stabjax.run.artifacts import Picture, read_pictures
 from stabjax.run.page_numbers import NOTHING, Cell
 from stabjax.run.page_panels import Panel, Strip, panels, strips
 from stabjax.run.page_records import RunRecord, read_object, read_run
@@ -68,6 +69,7 @@ def comparison(folder: pathlib.Path) -> dict[str, Any]:
         "main": _part(main, columns, last, "m"),
         "fixes": _part(baseline + fixes, columns, last, "f") if fixes else None,
         "baseline": str(data.get("baseline") or ""),
+        "pictures": _pictures(main, problems),
         "reading": _by_arm(data.get("reading"), [arm.name for arm in main]),
         "last_step": last,
         "events": _events(arms),
@@ -106,6 +108,19 @@ def _arm(folder: pathlib.Path, arm: dict[str, Any], problems: list[str]) -> Arm:
     cells = [Cell.from_json(cell).lines() for cell in _list(arm.get("cells"))]
     overrides = [str(override) for override in _list(arm.get("overrides"))]
     return Arm(str(arm.get("name")), 0, overrides, ended(runs), cells, runs)
+
+
+def _pictures(
+    arms: list[Arm], problems: list[str]
+) -> list[tuple[str, list[tuple[Arm, Picture]]]]:
+    """Gather the pictures of each arm's first run by name, arms side by side."""
+    gathered: dict[str, list[tuple[Arm, Picture]]] = {}
+    for slot, arm in enumerate(arms):
+        for run in arm.records[:1]:
+            for picture in read_pictures(run.folder, problems):
+                shown = (dataclasses.replace(arm, slot=slot), picture)
+                gathered.setdefault(picture.name, []).append(shown)
+    return list(gathered.items())
 
 
 def _found(folder: pathlib.Path) -> list[Arm]:

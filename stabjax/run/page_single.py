@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stabjax.run import page_events
+from stabjax.run.artifacts import read_pictures
 from stabjax.run.page_numbers import NOTHING, share, show
 from stabjax.run.page_panels import Panel, Strip, panels, strips
 from stabjax.run.page_records import RunRecord, read_run
@@ -44,6 +45,7 @@ def single_run(folder: pathlib.Path) -> dict[str, Any]:
         "figures": _figures(run),
         "sections": _sections(run, last_step),
         "strips": _strips(run, last_step),
+        "pictures": read_pictures(folder, run.problems),
         "last_step": last_step,
         "events": groups[:MOST_ROWS],
         "events_left_out": max(0, len(groups) - MOST_ROWS),

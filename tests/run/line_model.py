@@ -12,6 +12,7 @@ from stabjax.train_step import make_train_step
 
 SUMMARY = (Summary("last loss", "loss", "last"),)
 CURVES = ("loss",)
+PICTURE = "<svg xmlns='http://www.w3.org/2000/svg'><title>a &lt;line&gt;</title></svg>"
 
 
 class Config(pydantic.BaseModel, extra="forbid", frozen=True):
@@ -69,4 +70,8 @@ def build(
     def evaluate(state):
         return {"distance": float(jnp.abs(state.params["w"] - 1.0).max())}
 
-    return Task(train=train, init=init, batch_at=batch_at, evaluate=evaluate)
+    def artifacts(state):
+        weights = ",".join(f"{w:.3f}" for w in np.asarray(state.params["w"]))
+        return {"weights.csv": weights, "line_fit.svg": PICTURE, "raw.bin": b"\x00\xff"}
+
+    return Task(train, init, batch_at, evaluate, artifacts)
