@@ -24,6 +24,19 @@ Steps = Annotated[int, pydantic.Field(ge=0, le=_INT32)]
 Count = Annotated[int, pydantic.Field(ge=1, le=_INT32)]
 
 
+class EarlyStopping(pydantic.BaseModel):
+    """``train.early_stopping``: end a run whose score no longer improves."""
+
+    model_config = _CLOSED
+
+    score: str = pydantic.Field(description="one of the model's evaluation scores")
+    patience: Count = pydantic.Field(description="evaluations without improvement")
+    mode: Literal["min", "max"] = pydantic.Field("min", description="what is better")
+    min_delta: Annotated[float, pydantic.Field(ge=0.0)] = pydantic.Field(
+        0.0, description="smallest difference that counts as an improvement"
+    )
+
+
 class TrainConfig(pydantic.BaseModel):
     """The ``train:`` section: how long, from which seed, how often to look and save."""
 
@@ -46,6 +59,17 @@ class TrainConfig(pydantic.BaseModel):
     audit_every: Steps = pydantic.Field(
         500, description="look for damage in the whole state, at saves too; 0: never"
     )
+    early_stopping: EarlyStopping | None = pydantic.Field(
+        None, description="judged every evaluate_every steps; null: never"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _evaluates_to_stop(self) -> "TrainConfig":
+        if self.early_stopping is not None and not self.evaluate_every:
+            raise ValueError(
+                "train: evaluate_every must be at least 1 with early_stopping, got 0."
+            )
+        return self
 
 
 class CompareConfig(pydantic.BaseModel):

@@ -163,7 +163,7 @@ def _is_done(folder: pathlib.Path, config: RunConfig) -> bool:
         return False
     check_config(folder, config)
     facts = read_object(folder / "run.json", [])
-    complete = facts.get("step") == config.train.steps
+    complete = facts.get("early") or facts.get("step") == config.train.steps
     return facts.get("outcome") == "halted" or (
         facts.get("outcome") == "finished" and complete
     )

@@ -163,5 +163,19 @@ def last_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     ]
 
 
+def evaluations(folder: pathlib.Path, every: int) -> list[dict[str, float]]:
+    """Return the scores of the evaluations on schedule, oldest first.
+
+    Args:
+        folder: The run folder.
+        every: Steps between two; 0: none is on schedule.
+    """
+    return [
+        {name: float(value) for name, value in event["scores"].items()}
+        for event in read_lines(folder / "events.jsonl")
+        if event["event"] == "evaluation" and every and event["step"] % every == 0
+    ]
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import os
 import pathlib
 import time
@@ -15,39 +14,18 @@ from stabjax.config.errors import ConfigError
 from stabjax.config.schema import RunConfig, effective_data
 from stabjax.run import crash, lock
 from stabjax.run import progress as displays
+from stabjax.run.artifacts import write_artifacts
 from stabjax.run.build import build_task, first_state
 from stabjax.run.checkpoints import Checkpoints
+from stabjax.run.early_stopping import Improvement
 from stabjax.run.folder import check_config, check_folder, make_folder, write_config
-from stabjax.run.journal import Journal, last_rows, open_journal
+from stabjax.run.journal import Journal, evaluations, last_rows, open_journal
 from stabjax.run.recovery import Auditor, HostSnapshots
+from stabjax.run.result import RunResult
 from stabjax.run.signals import Preempted, StopRequest
 from stabjax.run.sinks import check_tensorboard, diverged
 from stabjax.run.telemetry import Backlog, LateFetch
 from stabjax.train_step import TrainingHalted
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a finished run leaves.
-
-    Attributes:
-        folder: The run folder.
-        steps: Steps attempted since the start of the run.
-        state: The final train state.
-        evaluation: Scores of the last evaluation.
-        alerts: Alert name to the number of steps that raised it.
-        seconds: Wall-clock time of this process's part [s].
-        diverged: The last loss was not finite, or no step of the last window was
-            applied: finished, but not trained.
-    """
-
-    folder: pathlib.Path
-    steps: int
-    state: Any
-    evaluation: dict[str, float]
-    alerts: dict[str, int]
-    seconds: float
-    diverged: bool
 
 
 def train(
@@ -139,6 +117,7 @@ class _Run:
         # A plain run, without guards, may go wherever it goes.
         every = 0 if config.guards is None else config.train.audit_every
         self.auditor = Auditor(task.train, state, every)
+        self.improvement = Improvement(config.train.early_stopping)
         self.journal = self._resume()
         self.late = LateFetch(task.train.schema(self.state), self.step)
         self.snapshots = self._host_snapshots()
@@ -186,9 +165,12 @@ class _Run:
                 f"steps already done in {self.folder}, got {self.config.train.steps}."
             )
         schema = self.task.train.schema(self.state)
-        return open_journal(
+        journal = open_journal(
             self.folder, schema, extra, step=self.step, tensorboard=self.tensorboard
         )
+        for scores in evaluations(self.folder, self.config.train.evaluate_every):
+            self.improvement.see(scores)
+        return journal
 
     def _begin(self) -> None:
         for message in self.skipped:
@@ -203,7 +185,7 @@ class _Run:
 
     def _steps(self) -> None:
         train, task = self.config.train, self.task
-        while self.step < train.steps:
+        while self.step < train.steps and not self.improvement.exhausted:
             if self.stop.signal is not None:
                 self._save()
                 raise Preempted(self.stop.signal, self.step)
@@ -221,6 +203,7 @@ class _Run:
                 self.auditor.check(self.state, self.step)
             if _due(self.step, train.evaluate_every):
                 self._evaluate()
+                self._judge_improvement()
             if _due(self.step, train.checkpoint_every) and self.step < train.steps:
                 self._save()  # the last one is saved after the last evaluation
 
@@ -265,6 +248,11 @@ class _Run:
         self.evaluated = (self.step, scores)
         self.journal.event("evaluation", self.step, scores=scores)
 
+    def _judge_improvement(self) -> None:
+        assert self.evaluated is not None
+        with self._saving_on_failure():
+            self.improvement.see(self.evaluated[1])
+
     @contextlib.contextmanager
     def _saving_on_failure(self) -> Iterator[None]:
         try:
@@ -290,6 +278,8 @@ class _Run:
         if self.evaluated is None or self.evaluated[0] != self.step:
             self._evaluate()
         self._save()
+        if self.task.artifacts is not None:
+            write_artifacts(self.folder, self.task.artifacts(self.state))
         result = RunResult(
             folder=self.folder,
             steps=self.step,
@@ -299,7 +289,8 @@ class _Run:
             seconds=time.monotonic() - self.started,
             diverged=diverged(list(self.recent)),
         )
-        self._end("finished", diverged=result.diverged)
+        early = self.step < self.config.train.steps
+        self._end("finished", diverged=result.diverged, early=early)
         return result
 
     def _end(self, outcome: str, **details: Any) -> None:

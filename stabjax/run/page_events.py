@@ -149,6 +149,9 @@ def outcome(run: RunRecord) -> str:
     train = run.config.get("train")
     planned = as_number(train.get("steps")) if isinstance(train, dict) else None
     done = int(run.steps[-1]) + 1
+    early = any(kind_of(e) == "finished" and e.get("early") for e in run.events[-1:])
+    if early:
+        return f"finished early after {done} of {int(planned or done)} steps"
     if planned is not None and done < planned:
         return f"stopped after {done} of {int(planned)} steps"
     return "finished"
