@@ -4,6 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from stabjax.types import Flag, Scalar
+
 
 def in_range(
     function: str,
@@ -47,6 +52,28 @@ def in_range(
             f"got {value!r}."
         )
     return value
+
+
+def positive(
+    function: str, name: str, value: Any
+) -> tuple[float | Scalar, Flag | bool]:
+    """Return a bound, and whether it is one: positive, as is known now or in the step.
+
+    A number is checked here. A scalar array, which is what `optax.inject_hyperparams`
+    hands over, has no value yet; a step whose bound is not positive is to be refused.
+
+    Args:
+        function: Name of the function that was called.
+        name: Name of the argument.
+        value: What was given.
+
+    Raises:
+        ValueError: If it is no positive finite number and no scalar array.
+    """
+    if isinstance(value, jax.Array) and value.ndim == 0:
+        bound = value.astype(jnp.float32)
+        return bound, bound > 0.0
+    return in_range(function, name, value, 0.0, low_open=True), True
 
 
 def count(function: str, name: str, value: Any, low: int = 0) -> int:

@@ -40,7 +40,7 @@ class ClipByBlockRmsState(NamedTuple):
 
 
 def clip_by_block_rms(
-    *, threshold: float = 1.0, groups: Sequence[str] | None = None
+    *, threshold: float | Scalar = 1.0, groups: Sequence[str] | None = None
 ) -> Guard:
     """Scale each block so that the root mean square of its gradient is bounded.
 
@@ -60,7 +60,7 @@ def clip_by_block_rms(
             leaves that none fits form one more block.
 
     Returns:
-        A guard that never refuses.
+        A guard that refuses no step, unless an injected bound is not positive.
 
     Raises:
         ValueError: If an option is out of range, or, when the step is traced, if a
@@ -74,7 +74,7 @@ def clip_by_block_rms(
         'clip_by_block_rms'
     """
     name = "clip_by_block_rms"
-    check.in_range(name, "threshold", threshold, 0.0, low_open=True)
+    threshold, valid = check.positive(name, "threshold", threshold)
     prefixes = None if groups is None else named.checked(name, groups)
 
     def init() -> ClipByBlockRmsState:
@@ -106,7 +106,7 @@ def clip_by_block_rms(
         )
         scale = GroupScale(tuple(factors), block_of_leaf)
         return state, verdict(
-            gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(over))
+            accept=valid, gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(over))
         )
 
     return Guard(name, init, judge)

@@ -32,7 +32,7 @@ class ClipByGlobalNormState(NamedTuple):
     clip_ratio: Scalar
 
 
-def clip_by_global_norm(*, max_norm: float = 1.0) -> Guard:
+def clip_by_global_norm(*, max_norm: float | Scalar = 1.0) -> Guard:
     """Scale the gradient so that its global norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / norm(g))`` with the norm of all leaves together, in
@@ -44,7 +44,7 @@ def clip_by_global_norm(*, max_norm: float = 1.0) -> Guard:
         max_norm: Largest norm [gradient], in (0, inf).
 
     Returns:
-        A guard that never refuses.
+        A guard that refuses no step, unless an injected bound is not positive.
 
     Raises:
         ValueError: If ``max_norm`` is not a positive finite number.
@@ -57,7 +57,7 @@ def clip_by_global_norm(*, max_norm: float = 1.0) -> Guard:
         'clip_by_global_norm'
     """
     name = "clip_by_global_norm"
-    check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
+    max_norm, valid = check.positive(name, "max_norm", max_norm)
 
     def init() -> ClipByGlobalNormState:
         return ClipByGlobalNormState(
@@ -82,6 +82,8 @@ def clip_by_global_norm(*, max_norm: float = 1.0) -> Guard:
             ),
             clip_ratio=ratio,
         )
-        return state, verdict(gradient_scale=ratio, alerts=Alert.CLIPPED.when(clipped))
+        return state, verdict(
+            accept=valid, gradient_scale=ratio, alerts=Alert.CLIPPED.when(clipped)
+        )
 
     return Guard(name, init, judge)

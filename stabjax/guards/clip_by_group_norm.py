@@ -19,6 +19,7 @@ from stabjax.types import (
     Alert,
     GroupScale,
     Guard,
+    Scalar,
     StepStats,
     Verdict,
     verdict,
@@ -41,7 +42,9 @@ class ClipByGroupNormState(NamedTuple):
     typical_norm: Float[Array, " groups"]
 
 
-def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> Guard:
+def clip_by_group_norm(
+    *, max_norm: float | Scalar = 1.0, groups: Sequence[str] = ()
+) -> Guard:
     """Scale each group of parameters so that its own norm is at most ``max_norm``.
 
     One global norm lets a single exploding head take the whole budget: everything
@@ -53,7 +56,7 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
             the longest that fits, and leaves that none fits form one more group.
 
     Returns:
-        A guard that never refuses.
+        A guard that refuses no step, unless an injected bound is not positive.
 
     Raises:
         ValueError: If an option is out of range, or, when the step is traced, if a
@@ -67,7 +70,7 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
         ('core', 'head', 'rest')
     """
     name = "clip_by_group_norm"
-    check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
+    max_norm, valid = check.positive(name, "max_norm", max_norm)
     prefixes = named.checked(name, groups)
     labels = (*prefixes, named.REST)
 
@@ -91,7 +94,7 @@ def clip_by_group_norm(*, max_norm: float = 1.0, groups: Sequence[str] = ()) -> 
         scale = GroupScale(factors, members)
         alerts = Alert.CLIPPED.when(functools.reduce(jnp.logical_or, clipped))
         state = _counted(state, jnp.stack(norms), jnp.stack(clipped))
-        return state, verdict(gradient_scale=scale, alerts=alerts)
+        return state, verdict(accept=valid, gradient_scale=scale, alerts=alerts)
 
     return Guard(name, init, judge, labels=labels)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from stabjax.core.running import count_where
 from stabjax.guards import check
 from stabjax.guards.streak import ON_EXHAUSTED, OnExhausted, refusal
-from stabjax.types import Alert, Count, Guard, StepStats, Verdict, verdict
+from stabjax.types import Alert, Count, Guard, Scalar, StepStats, Verdict, verdict
 
 
 class SkipLargeState(NamedTuple):
@@ -24,7 +24,7 @@ class SkipLargeState(NamedTuple):
 
 def skip_large(
     *,
-    max_norm: float,
+    max_norm: float | Scalar,
     max_consecutive: int = 10,
     on_exhausted: OnExhausted = "halt",
 ) -> Guard:
@@ -59,7 +59,7 @@ def skip_large(
         True
     """
     name = "skip_large"
-    check.in_range(name, "max_norm", max_norm, 0.0, low_open=True)
+    max_norm, valid = check.positive(name, "max_norm", max_norm)
     check.count(name, "max_consecutive", max_consecutive, low=1)
     check.one_of(name, "on_exhausted", on_exhausted, ON_EXHAUSTED)
 
@@ -84,7 +84,7 @@ def skip_large(
         refused = large & ~give_in
         alerts = Alert.GRADIENT_SPIKE.when(refused) | Alert.REBASED.when(give_in)
         return state, verdict(
-            accept=~refused, halt=halt, roll_back=roll_back, alerts=alerts
+            accept=valid & ~refused, halt=halt, roll_back=roll_back, alerts=alerts
         )
 
     return Guard(name, init, judge, rolls_back=on_exhausted == "roll_back")

@@ -3,6 +3,9 @@
 The guards that clip and scale are links for an `optax.chain`; those that refuse steps,
 halt, or reset moments wrap the optimizer they are about, because a link that emits
 zeros does not stop the momentum and the weight decay behind it.
+
+A bound may be a number or, under `optax.inject_hyperparams`, a scalar array; a step
+whose injected bound is not positive is refused.
 """
 
 from typing import Any
@@ -11,6 +14,7 @@ import optax
 
 from stabjax import guards
 from stabjax.transforms.guard import guard
+from stabjax.types import Scalar
 
 # What a gradient transformation never gets to see.
 STEP_ONLY = {
@@ -23,7 +27,7 @@ STEP_ONLY = {
 
 
 def clip_by_global_norm(
-    max_norm: float,
+    max_norm: float | Scalar,
 ) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.clip_by_global_norm` as a link of a chain.
 
@@ -34,14 +38,14 @@ def clip_by_global_norm(
 
 
 def clip_by_group_norm(
-    max_norm: float, groups: list[str] | tuple[str, ...]
+    max_norm: float | Scalar, groups: list[str] | tuple[str, ...]
 ) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.clip_by_group_norm` as a link of a chain."""
     return _link(guards.clip_by_group_norm(max_norm=max_norm, groups=groups))
 
 
 def clip_by_block_rms(
-    threshold: float, **options: Any
+    threshold: float | Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.clip_by_block_rms` as a link of a chain."""
     return _link(guards.clip_by_block_rms(threshold=threshold, **options))
@@ -72,7 +76,7 @@ def skip_spikes(
 
 
 def skip_large(
-    inner: optax.GradientTransformation, max_norm: float, **options: Any
+    inner: optax.GradientTransformation, max_norm: float | Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap ``inner`` with `stabjax.guards.skip_large`."""
     return guard(inner, guards.skip_large(max_norm=max_norm, **options))

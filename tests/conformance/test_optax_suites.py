@@ -36,9 +36,6 @@ REPLACED = {"functions": optax_adapters.REPLACED, "optimizers": optax_adapters.F
 INTENDED = {
     "functions": {
         "ConstraintsTest::test_zero_nans": "an infinity does not pass a repair",
-        "InjectHyperparamsTest::test_overriding_hyperparam": (
-            "the bound of a guard is a number that is checked when it is built"
-        ),
     },
     "optimizers": {},
 }

@@ -15,6 +15,7 @@ from helpers import (
     train_face,
 )
 
+from stabjax import transforms
 from stabjax.guards import clip_by_global_norm
 from stabjax.transforms import guard
 
@@ -84,6 +85,40 @@ def test_a_schedule_around_the_guard_moves_on_so_the_guard_belongs_outside():
     _, state = optimizer.update({"w": jnp.full((2,), np.nan)}, state, params)
     assert state.inner_state.core.refused == 1
     assert state.count == 1
+
+
+BOUNDED = {
+    "clip_by_global_norm": lambda bound: transforms.clip_by_global_norm(bound),
+    "clip_by_group_norm": lambda bound: transforms.clip_by_group_norm(bound, ["w"]),
+    "clip_by_block_rms": lambda bound: transforms.clip_by_block_rms(bound),
+    "skip_large": lambda bound: transforms.skip_large(optax.identity(), bound),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_an_injected_bound_acts_as_the_same_number(name):
+    schedule = lambda count: 4.0 / (count + 1)
+    optimizer = optax.inject_hyperparams(BOUNDED[name])(schedule)
+    gradient = {"w": jnp.asarray([0.6, 0.8, 0.0, 0.0])}
+    state, step = optimizer.init(gradient), jax.jit(optimizer.update)
+    for count in range(12):
+        updates, state = step(gradient, state)
+        plain = BOUNDED[name](schedule(count))
+        expected, _ = plain.update(gradient, plain.init(gradient))
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-6)
+    assert not np.array_equal(updates["w"], gradient["w"])  # the bound came to act
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])
+def test_a_step_whose_injected_bound_is_not_positive_is_refused(name, bad):
+    optimizer = optax.inject_hyperparams(BOUNDED[name])(1.0)
+    gradient = {"w": jnp.asarray([0.6, 0.8])}
+    state = optimizer.init(gradient)
+    state.hyperparams[next(iter(state.hyperparams))] = jnp.float32(bad)
+    updates, state = optimizer.update(gradient, state)
+    assert not np.any(updates["w"])
+    assert optax.tree.get(state, "refused") == 1
 
 
 @pytest.mark.parametrize("form", ["branch", "select"])
