@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from stabjax.core.distinct import distinct_results
 from stabjax.core.layout import is_inexact
 
 # An element of at most 2**62 has a square of at most 2e37, in the range of float32.
@@ -74,29 +75,34 @@ def survives_probe(
         >>> survives_probe(optax.with_extra_args_support(broken), params)
         False
     """
-    with jax.ensure_compile_time_eval():
-        # All of one shape: each operation is then compiled once, not once per shape.
-        small = jax.tree.map(lambda x: jnp.ones((len(_PROBES),), x.dtype), params)
-        gradients = jax.tree.map(_probes, small)
-        try:
-            outcome = optimizer.update(
-                gradients, optimizer.init(small), small, value=jnp.float32(1.0)
-            )
-        except Exception:  # whatever it misses here, it was not shown to be safe
-            return False
-        return _all_finite(outcome)
+    # One array for all leaves of a dtype, so that they share their fate.
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params)}
+    ones = {dtype: np.ones((len(_PROBES),), dtype) for dtype in dtypes}
+    probes = {dtype: _probes(dtype) for dtype in dtypes}
+    small = jax.tree.map(lambda x: ones[x.dtype], params)
+    gradients = jax.tree.map(lambda x: probes[x.dtype], params)
+
+    def outcome(gradients: PyTree, small: PyTree) -> PyTree:
+        return optimizer.update(
+            gradients, optimizer.init(small), small, value=jnp.float32(1.0)
+        )
+
+    try:
+        return _all_finite(distinct_results(outcome, gradients, small))
+    except Exception:  # whatever it misses here, it was not shown to be safe
+        return False
 
 
-def _probes(leaf: jax.Array) -> jax.Array:
-    if not is_inexact(leaf):
-        return jnp.zeros_like(leaf)
-    largest = float(jnp.finfo(leaf.dtype).max)
-    return jnp.asarray(np.clip(_PROBES, -largest, largest), leaf.dtype)
+def _probes(dtype: np.dtype) -> np.ndarray:
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return np.zeros((len(_PROBES),), dtype)
+    largest = float(jnp.finfo(dtype).max)
+    return np.clip(_PROBES, -largest, largest).astype(dtype)
 
 
 def _all_finite(tree: PyTree) -> bool:
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
+    leaves = [np.asarray(x) for x in jax.tree.leaves(tree) if is_inexact(x)]
+    return all(bool(np.isfinite(leaf.astype(np.complex128)).all()) for leaf in leaves)
 
 
 def _is_known(state: PyTree) -> bool:
