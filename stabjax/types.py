@@ -150,6 +150,10 @@ class StepStats:
     layout: Layout = dataclasses.field(metadata={"static": True})
 
 
+# With more groups than these, their factors are combined as a vector.
+MANY_GROUPS = 32
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GroupScale:
@@ -168,12 +172,25 @@ class GroupScale:
 
     def smallest(self) -> Scalar:
         """Return the smallest factor."""
+        if self.many:
+            return jnp.min(jnp.stack(self.factors))
         return functools.reduce(jnp.minimum, self.factors)
 
     def at_most(self, bound: Scalar) -> "GroupScale":
         """Return the scale with every factor at most ``bound``."""
-        factors = tuple(jnp.minimum(factor, bound) for factor in self.factors)
-        return GroupScale(factors, self.group_of_leaf)
+        if self.many:
+            factors = jnp.unstack(jnp.minimum(jnp.stack(self.factors), bound))
+        else:
+            factors = (jnp.minimum(factor, bound) for factor in self.factors)
+        return GroupScale(tuple(factors), self.group_of_leaf)
+
+    @property
+    def many(self) -> bool:
+        """Whether the factors are better judged as one vector, as one per leaf are.
+
+        XLA makes a kernel, or more, of each scalar operation on CPU.
+        """
+        return len(self.factors) > MANY_GROUPS
 
     def per_leaf(self) -> tuple[Scalar, ...]:
         """Return the factor of each leaf of the layout."""

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core.elementwise import (
+    apart,
     becomes_nonfinite,
     divided,
     nonfinite_elements,
@@ -25,9 +26,9 @@ from stabjax.core.elementwise import (
     scale_leaves,
     select,
 )
-from stabjax.core.layout import is_inexact
+from stabjax.core.layout import is_inexact, layout_of
 from stabjax.core.measure import step_stats
-from stabjax.core.packing import pack, unpack
+from stabjax.core.packing import Packed, pack, unpack
 from stabjax.core.sums import (
     Measured,
     Sums,
@@ -39,6 +40,7 @@ from stabjax.types import (
     Alert,
     Flag,
     Guard,
+    Layout,
     Params,
     Scalar,
     StepStats,
@@ -138,9 +140,11 @@ class Applier:
         sums = sums_in_both_units(repair(trial.gradients), spread=self.spread)
         return Measured(sums, nonfinite_elements(trial.gradients))
 
-    def _judge(self, trial: Trial, core: judging.Core, measured: Measured):
+    def _judge(
+        self, trial: Trial, layout: Layout, core: judging.Core, measured: Measured
+    ) -> tuple[tuple[Any, ...], Verdict, StepStats]:
         stats = step_stats(
-            trial.gradients,
+            layout,
             measured.sums,
             trial.loss,
             trial.components,
@@ -189,7 +193,8 @@ class Applier:
         else:
             plain = sums_of_squares(trial.gradients)
             measured = remeasured(trial.gradients, plain, repairs=False)
-        _, seen, stats = self._judge(trial, core, measured)
+        layout = layout_of(trial.gradients)
+        _, seen, stats = self._judge(trial, layout, core, measured)
         updates, inner = self.optimizer.update(
             trial.gradients, trial.inner, trial.params, **trial.extra
         )
@@ -199,7 +204,8 @@ class Applier:
         return _outcome(params, inner, applied, stats, decision, core, ())
 
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
-        states, decision, stats = self._judge(trial, core, self._measured(trial))
+        layout, measured = layout_of(trial.gradients), self._measured(trial)
+        states, decision, stats = self._judge(trial, layout, core, measured)
         params, inner, fine = self._update(trial, decision)
         applied = decision.accept & fine
         params = select(applied, params, trial.params)
@@ -210,22 +216,34 @@ class Applier:
         # Reduced across devices, both sums in one pass are one exchange instead of two.
         whole = self._measured(trial) if self.spread else None
         plain = whole.sums.plain if whole else sums_of_squares(trial.gradients)
-        # What is judged crosses the loop as two vectors, not as eighty scalars.
+        layout = layout_of(trial.gradients)
+        # Only scalars are judged; as two vectors they cross the loop in, and out.
+        scalars = trial._replace(gradients=None, params=None, inner=None, extra={})
+        packed, core_shapes = pack(core, by_place=True), core
+
+        @jax.jit
+        def judge(scalars: Trial, packed: Packed, measured: Measured):
+            core = unpack(packed, core_shapes)
+            return self._judge(scalars, layout, core, measured)
+
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
-        shapes = self._judge(trial, core, Measured(Sums(plain, plain)))
+        first = whole or Measured(Sums(plain, plain), jnp.zeros((), jnp.int32))
+        shapes = judge(scalars, packed, first)
 
         def decide(judged, applied, params, inner):
             measured = whole or remeasured(
                 trial.gradients, plain, repairs=self._repairs
             )
-            judged = self._judge(trial, core, measured)
+            judged = judge(scalars, packed, measured)
             go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
-            return go_on, pack(judged), applied, params, inner
+            return go_on, pack(judged, by_place=True), applied, params, inner
 
         def apply(judged, applied, params, inner):
             del applied
             now = trial._replace(params=params, inner=inner)
             _, decision, _ = unpack(judged, shapes)
+            scale = apart(decision.gradient_scale)
+            decision = decision._replace(gradient_scale=scale)
             new_params, new_inner, fine = self._update(now, decision)
             if self.finite_check == "outcome":
                 new_params = select(fine, new_params, params)

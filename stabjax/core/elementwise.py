@@ -46,6 +46,40 @@ def _times(leaf: jax.Array, factor: Scalar) -> jax.Array:
     return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
 
 
+def apart(scale: Scalar | GroupScale) -> Scalar | GroupScale:
+    """Return the scale with many factors each in a buffer of its own, on CPU.
+
+    A factor that is cut out of a vector makes the kernel that scales a leaf one of its
+    own, because the place is part of it; and XLA compiles equal kernels once. Cut in
+    halves again and again, the cuts themselves are a few kernels as well.
+
+    Args:
+        scale: From a verdict, each factor finite.
+
+    Returns:
+        The same numbers.
+    """
+    if not isinstance(scale, GroupScale) or not scale.many:
+        return scale
+    count = len(scale.factors)
+    width = 1 << (count - 1).bit_length()
+    padding = jnp.ones((width - count,), jnp.float32)
+    parts = [jnp.concatenate([jnp.stack(scale.factors), padding])]
+    while parts[0].shape[0] > 1:
+        half = parts[0].shape[0] // 2
+        parts = [
+            side for part in parts for side in jax.lax.split(_uncut(part), (half, half))
+        ]
+    factors = tuple(part.reshape(()) for part in parts[:count])
+    return GroupScale(factors, scale.group_of_leaf)
+
+
+def _uncut(part: jax.Array) -> jax.Array:
+    # The remainder changes nothing; XLA takes it for expensive, and does not repeat
+    # it in what follows.
+    return jax.lax.rem(part, jnp.full_like(part, 2.0**127))
+
+
 def divided(scale: Scalar | GroupScale, unit: Scalar) -> Scalar | GroupScale:
     """Return the scale over ``unit``."""
     if isinstance(scale, GroupScale):

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from stabjax.core.headroom import LARGEST_SQUARABLE
 from stabjax.core.measure import Progress, group_norms
 from stabjax.types import (
+    MANY_GROUPS,
     Alert,
     Count,
     Flag,
@@ -112,11 +114,18 @@ def _smaller(
 def _crossed(first: GroupScale, second: GroupScale) -> GroupScale:
     """Split the groups where they cross."""
     pairs = tuple(zip(first.group_of_leaf, second.group_of_leaf, strict=True))
-    distinct = sorted(set(pairs))
-    return GroupScale(
-        tuple(jnp.minimum(first.factors[i], second.factors[j]) for i, j in distinct),
-        tuple(distinct.index(pair) for pair in pairs),
-    )
+    distinct = sorted(set(pairs), key=pairs.index)
+    place = {pair: index for index, pair in enumerate(distinct)}
+    left, right = zip(*distinct, strict=True)
+    if len(distinct) > MANY_GROUPS:
+        ours = jnp.stack(first.factors)[np.array(left)]
+        theirs = jnp.stack(second.factors)[np.array(right)]
+        factors = jnp.unstack(jnp.minimum(ours, theirs))
+    else:
+        factors = (
+            jnp.minimum(first.factors[i], second.factors[j]) for i, j in distinct
+        )
+    return GroupScale(tuple(factors), tuple(place[pair] for pair in pairs))
 
 
 def judge(
@@ -193,9 +202,13 @@ def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
     # The norm of all, or of a group, is no smaller than that of any leaf in it.
     if isinstance(scale, GroupScale):
         norms = group_norms(stats.leaf_norms, scale.group_of_leaf, len(scale.factors))
-        pairs = zip(scale.factors, norms, strict=True)
-        fits = [factor * norm <= LARGEST_SQUARABLE for factor, norm in pairs]
-        fine = functools.reduce(jnp.logical_and, fits)
+        if scale.many:
+            clipped = jnp.stack(scale.factors) * jnp.stack(norms)
+            fine = jnp.all(clipped <= LARGEST_SQUARABLE)
+        else:
+            pairs = zip(scale.factors, norms, strict=True)
+            fits = [factor * norm <= LARGEST_SQUARABLE for factor, norm in pairs]
+            fine = functools.reduce(jnp.logical_and, fits)
     else:
         fine = scale * stats.grad_norm <= LARGEST_SQUARABLE
     fine |= decision.waive

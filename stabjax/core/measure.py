@@ -5,11 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from stabjax.core.layout import layout_of
 from stabjax.core.sums import SMALL_UNIT, Sums, square_in_unit
-from stabjax.types import Aux, Count, Flag, Scalar, StepStats
+from stabjax.types import Aux, Count, Flag, Layout, Scalar, StepStats
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:
@@ -50,7 +49,7 @@ class Progress(NamedTuple):
 
 
 def step_stats(
-    gradients: PyTree,
+    layout: Layout,
     sums: Sums,
     loss: Scalar,
     components: dict[str, Scalar],
@@ -66,7 +65,7 @@ def step_stats(
     ``norm = sqrt(sum_i g_i**2)``, in float32.
 
     Args:
-        gradients: The gradient tree; only its structure is used.
+        layout: Names and sizes of the leaves of the gradient.
         sums: What `sums_in_both_units` or `sums_of_squares` measured.
         loss: Total loss.
         components: From `components_of`.
@@ -116,7 +115,7 @@ def step_stats(
         consecutive_refused=progress.consecutive_refused,
         repaired=jnp.asarray(repaired, jnp.int32),
         metrics=metrics or {},
-        layout=layout_of(gradients),
+        layout=layout,
     )
 
 
@@ -152,7 +151,10 @@ def group_norms(
     """
     if sorted(group_of_leaf) == list(range(groups)):
         # Every leaf by itself: the sums would grow with the square of their number.
-        return tuple(leaf_norms[group_of_leaf.index(g)] for g in range(groups))
+        order = np.argsort(group_of_leaf)
+        if np.array_equal(order, np.arange(groups)):
+            return tuple(jnp.unstack(leaf_norms))
+        return tuple(jnp.unstack(leaf_norms[order]))
     # In both units, so that one huge group does not flush the others to zero.
     squares = [square_in_unit(leaf_norms, unit) for unit in (1.0, SMALL_UNIT)]
     member = np.asarray(group_of_leaf)

@@ -104,7 +104,7 @@ def clip_by_block_rms(
             clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
             clip_ratio=jnp.min(factors),
         )
-        scale = GroupScale(tuple(factors), block_of_leaf)
+        scale = GroupScale(tuple(jnp.unstack(factors)), block_of_leaf)
         return state, verdict(
             accept=valid, gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(over))
         )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from stabjax.core.apply import Outcome
 from stabjax.core.layout import layout_of
+from stabjax.core.packing import joined
 from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
 from stabjax.types import Aux, GroupScale, Guard, Params
 
@@ -74,6 +75,8 @@ def record(
     outcome: Outcome,
     guards: Sequence[Guard],
     counts: dict[str, Array],
+    *,
+    by_place: bool = False,
 ) -> tuple[Telemetry, Float[Array, " floats"], Int[Array, " ints"]]:
     """Write the row of one step into the ring.
 
@@ -82,11 +85,14 @@ def record(
         outcome: What became of the step.
         guards: The guards, in the order of ``outcome.core.guards``.
         counts: Further integer columns.
+        by_place: See `stabjax.core.packing.joined`.
 
     Returns:
         The ring, and the row by itself.
     """
-    floats, ints = _row(outcome, guards, counts)
+    real, whole = _columns(outcome, guards, counts)
+    floats = joined(real, jnp.float32, len(real), by_place=by_place)
+    ints = joined(whole, jnp.int32, len(whole), by_place=by_place)
     place = outcome.stats.step % telemetry.floats.shape[0]
     return (
         Telemetry(
@@ -103,7 +109,7 @@ def _write(ring: Array, row: Array, place: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(ring, row[None], place, axis=0)
 
 
-def _row(outcome, guards, counts) -> tuple[Array, Array]:
+def _columns(outcome, guards, counts) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return the columns in the order that `init_telemetry` names them."""
     stats, decision, core = outcome.stats, outcome.decision, outcome.core
     scale = decision.gradient_scale
@@ -133,12 +139,7 @@ def _row(outcome, guards, counts) -> tuple[Array, Array]:
     real = [_entry(leaf, at) for _, at, leaf in columns if _is_float(leaf)]
     flags = [_entry(leaf, at) for _, at, leaf in columns if not _is_float(leaf)]
     further = [counts[name] for name in sorted(counts)]
-    return (
-        jnp.stack(
-            [x.astype(jnp.float32) for x in (*common, *components, *metrics, *real)]
-        ),
-        jnp.stack([x.astype(jnp.int32) for x in (*whole, *flags, *further)]),
-    )
+    return (*common, *components, *metrics, *real), (*whole, *flags, *further)
 
 
 def _guard_columns(

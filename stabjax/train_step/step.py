@@ -184,7 +184,7 @@ class GuardedStep:
             params=outcome.params,
             opt_state=outcome.inner,
             model_state=model_state,
-            core=pack(outcome.core),
+            core=pack(outcome.core, by_place=self.form == "branch"),
             sample=sampled,
         )
         after = self._roll_back(after, outcome)
@@ -194,6 +194,7 @@ class GuardedStep:
             outcome,
             self.guards or (),
             self._inner_counts(after.opt_state),
+            by_place=self.form == "branch",
         )
         return after._replace(telemetry=telemetry), Row(floats, ints)
 

@@ -17,6 +17,7 @@ from stabjax.core.elementwise import (
     select,
 )
 from stabjax.core.headroom import holds_squares, survives_probe
+from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import sums_in_both_units
 from stabjax.transforms._common import check_guards, fresh_state, require_loss
@@ -170,4 +171,5 @@ def _measure(
     # Without a loss no guard reads it, and a constant is finite.
     loss = jnp.float32(0.0) if value is None else jnp.asarray(value, jnp.float32)
     sums = sums_in_both_units(updates, spread=True)
-    return step_stats(updates, sums, loss, {}, core.progress(), repaired=repaired)
+    layout = layout_of(updates)
+    return step_stats(layout, sums, loss, {}, core.progress(), repaired=repaired)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabjax.core.judge import init_core
+from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import sums_in_both_units, sums_of_squares
 from stabjax.train_step import make_train_step
@@ -27,7 +28,9 @@ HUGE = {
 @functools.partial(jax.jit, static_argnames="spread")
 def measured(tree, *, spread=False):
     sums = sums_in_both_units(tree, spread=spread)
-    return step_stats(tree, sums, jnp.float32(1), {}, init_core(()).progress())
+    return step_stats(
+        layout_of(tree), sums, jnp.float32(1), {}, init_core(()).progress()
+    )
 
 
 def norm64(leaf):
