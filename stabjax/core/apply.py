@@ -50,8 +50,6 @@ from stabjax.types import (
 
 Form = Literal["select", "branch"]
 FiniteCheck = Literal["outcome", "headroom"]
-# The phases of the branch form.
-_JUDGE, _APPLY, _DONE = 0, 1, 2
 
 
 class Trial(NamedTuple):
@@ -220,6 +218,7 @@ class Applier:
         # Only scalars are judged; as two vectors they cross the loop in, and out.
         scalars = trial._replace(gradients=None, params=None, inner=None, extra={})
         packed, core_shapes = pack(core, by_place=True), core
+        no, yes = jnp.zeros((), jnp.bool_), jnp.ones((), jnp.bool_)
 
         @jax.jit
         def judge(scalars: Trial, packed: Packed, measured: Measured):
@@ -235,8 +234,8 @@ class Applier:
                 trial.gradients, plain, repairs=self._repairs
             )
             judged = judge(scalars, packed, measured)
-            go_on = jnp.where(judged[1].accept, jnp.int32(_APPLY), jnp.int32(_DONE))
-            return go_on, pack(judged, by_place=True), applied, params, inner
+            to_apply = judged[1].accept
+            return no, to_apply, pack(judged, by_place=True), applied, params, inner
 
         def apply(judged, applied, params, inner):
             del applied
@@ -248,19 +247,23 @@ class Applier:
             if self.finite_check == "outcome":
                 new_params = select(fine, new_params, params)
                 new_inner = select(fine, new_inner, inner)
-            return jnp.int32(_DONE), judged, fine, new_params, new_inner
+            return no, no, judged, fine, new_params, new_inner
 
         def body(carry: Any):
-            phase, *rest = carry
+            _, to_apply, *rest = carry
             # Both in one conditional, so that the large buffers are updated in
             # place, and the pass over them for overflow costs nothing where rare.
-            return jax.lax.cond(phase == _APPLY, apply, decide, *rest)
+            return jax.lax.cond(to_apply, apply, decide, *rest)
+
+        def unfinished(carry: Any) -> Flag:
+            # On two flags: of a loop on one value, XLA takes it for the counter, and
+            # copies the whole body in each pass to see how that is counted.
+            return carry[0] | carry[1]
 
         judged = pack(jax.tree.map(jnp.zeros_like, shapes))
-        nothing = jnp.zeros((), jnp.bool_)
-        carry = (jnp.int32(_JUDGE), judged, nothing, trial.params, trial.inner)
-        carry = jax.lax.while_loop(lambda c: c[0] != _DONE, body, carry)
-        _, judged, applied, params, inner = carry
+        carry = (yes, no, judged, no, trial.params, trial.inner)
+        carry = jax.lax.while_loop(unfinished, body, carry)
+        judged, applied, params, inner = carry[2:]
         states, decision, stats = unpack(judged, shapes)
         return _outcome(params, inner, applied, stats, decision, core, states)
 
