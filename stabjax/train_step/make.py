@@ -89,7 +89,8 @@ def make_train_step(
             instead, so that the known optax optimizers stay finite, at no cost.
             None: ``"headroom"`` for those, ``"outcome"`` for all others.
         form: ``"branch"`` or ``"select"``; None: the right one for the default
-            backend (branch on CPU).
+            backend (branch on CPU, for any number of leaves: compiling the select
+            form there took 36 CPU seconds for 200 tiny leaves, this 12).
         sample_updates: Measure the update norm, see `stabjax.core.movement`.
             Switched off by itself where parameters are sharded.
 
