@@ -91,6 +91,7 @@ def whole_family() -> list[guards.Guard]:
     A reset lies in a branch that is seldom taken, which XLA counts as if it were.
     """
     watchers = [
+        guards.dead_gradient(metric="share"),
         guards.empty_set(metric="count"),
         guards.saturation(metric="share"),
         guards.sentinel(metric="share"),

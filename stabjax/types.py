@@ -66,6 +66,7 @@ class Alert(enum.IntFlag):
     SENTINEL = 1 << 21
     TRIVIAL = 1 << 22
     LOSS_SCALE = 1 << 23
+    DEAD_GRADIENT = 1 << 24
 
     def when(self, condition: Flag) -> Count:
         """Return the bit as int32 where ``condition`` holds, else 0."""

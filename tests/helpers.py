@@ -23,6 +23,7 @@ QUIET = {
     "clip_by_global_norm": {"max_norm": 1e6},
     "clip_by_block_rms": {"threshold": 1e6},
     "clip_by_group_norm": {"max_norm": 1e6, "groups": ("core", "head/out")},
+    "dead_gradient": {"metric": "loss", "patience": 10_000},
     "empty_set": {"metric": "valid"},
     "repair_nonfinite": {"max_share": 0.0},
     "reset_moments": {"after_refusals": 99},

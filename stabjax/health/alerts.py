@@ -116,6 +116,11 @@ _EXPLANATIONS = {
         "The scaled gradient overflowed: the scale was lowered, or is at its floor.",
         "Nothing to do, unless it stays at its floor: then scaling is not the cure.",
     ),
+    Alert.DEAD_GRADIENT: Explanation(
+        "A gradient that is watched was exactly zero.",
+        "The loss component may not reach those parameters: ask "
+        "stabjax.loss_transforms.disconnected, look for clamps and stop_gradient.",
+    ),
 }
 
 

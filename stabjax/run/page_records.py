@@ -46,6 +46,7 @@ ALERTS = (
     "sentinel",
     "trivial",
     "loss_scale",
+    "dead_gradient",
 )
 
 

@@ -18,6 +18,7 @@ from stabjax.types import Scalar
 
 # What a gradient transformation never gets to see.
 STEP_ONLY = {
+    "dead_gradient": "reads a metric of the loss",
     "dynamic_loss_scale": "multiplies the loss before it is differentiated",
     "empty_set": "reads a metric of the loss",
     "saturation": "reads metrics of the loss",

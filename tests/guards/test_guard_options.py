@@ -76,6 +76,8 @@ BAD = [
     ("empty_set", "min_count", 0, "(0, inf)"),
     ("empty_set", "max_consecutive", 0, ">= 1"),
     ("empty_set", "on_exhausted", "stop", "'halt', 'roll_back', 'accept'"),
+    ("dead_gradient", "patience", 0, ">= 1"),
+    ("dead_gradient", "action", "skip", "'alert', 'halt'"),
     ("sentinel", "value", float("inf"), "(-inf, inf)"),
     ("sentinel", "patience", 0, ">= 1"),
     ("sentinel", "action", "skip", "'alert', 'halt'"),

@@ -59,6 +59,12 @@ CASES = {
     "empty_set": Case(
         {"metric": "valid"}, (stuck("valid", 0.0),), Alert.EMPTY, accepted=False
     ),
+    "dead_gradient": Case(
+        {"metric": "norm", "patience": 2},
+        (stuck("norm", 0.0, steps=2),),
+        Alert.DEAD_GRADIENT,
+        step=AT + 1,
+    ),
     "escalate": Case(
         {"roll_back_after": 3},
         (broken_for(3),),
@@ -117,7 +123,7 @@ def loss_fn(params, batch, key):
     target = jnp.sum(batch, axis=1)
     error = jnp.mean((batch @ params["w"] + params["b"] - target) ** 2)
     aux = {"raw/error": error, "weighted/error": error}
-    return error, aux | {"valid": 16.0, "share": 0.1, "distance": 1.0}
+    return error, aux | {"valid": 16.0, "share": 0.1, "distance": 1.0, "norm": 2.0}
 
 
 def steps_of(name, faults=()):

@@ -16,6 +16,7 @@ from helpers import (
 )
 
 from stabjax.guards import (
+    dead_gradient,
     empty_set,
     reduce_on_plateau,
     saturation,
@@ -25,13 +26,14 @@ from stabjax.guards import (
 from stabjax.transforms import guard
 from stabjax.types import Alert
 
-SATURATED, EMPTY, SENTINEL, TRIVIAL, HALT = (
+SATURATED, EMPTY, SENTINEL, TRIVIAL, DEAD, HALT = (
     int(alert)
     for alert in (
         Alert.SATURATED,
         Alert.EMPTY,
         Alert.SENTINEL,
         Alert.TRIVIAL,
+        Alert.DEAD_GRADIENT,
         Alert.HALT,
     )
 )
@@ -67,6 +69,7 @@ def test_a_share_at_the_limit_is_fine_and_one_not_measured_changes_nothing():
     [
         (saturation(metric="m", patience=2, action="halt"), 1.0, SATURATED),
         (sentinel(metric="m", patience=2, action="halt"), -1.0, SENTINEL),
+        (dead_gradient(metric="m", patience=2, action="halt"), 0.0, DEAD),
         (
             trivial_baseline(
                 metric="m", baseline=1.0, decay=0.0, patience=12, action="halt"
@@ -75,11 +78,11 @@ def test_a_share_at_the_limit_is_fine_and_one_not_measured_changes_nothing():
             TRIVIAL,
         ),
     ],
-    ids=["saturation", "sentinel", "trivial_baseline"],
+    ids=["saturation", "sentinel", "dead_gradient", "trivial_baseline"],
 )
 def test_it_halts_where_asked(guard, bad, bit):
-    values = np.where(np.arange(20) < 10, 0.0, bad)
-    trace = series_of(guard, values)
+    calm = 0.0 if bad else 0.5
+    trace = series_of(guard, np.where(np.arange(20) < 10, calm, bad))
     assert trace.halt.argmax() == 11
     assert trace.alerts[11] == bit | HALT
     assert not trace.accepted[11:].any()
@@ -184,6 +187,14 @@ def test_what_is_not_finite_or_refused_does_not_enter_the_mean():
     assert not (trace.alerts & TRIVIAL).any()
 
 
+def test_a_gradient_is_dead_only_at_exactly_zero_and_where_it_was_measured():
+    norm = [1e-30, 0.0, -0.0, np.nan, 0.0, 1.2e-38, 0.0]
+    trace = series_of(dead_gradient(metric="m", patience=2), norm)
+    assert steps(trace.alerts, DEAD) == [2, 4]
+    assert trace.accepted.all()
+    assert trace.state.total[-1] == 4
+
+
 def test_a_plateau_of_a_metric_lowers_the_updates_too():
     guard = reduce_on_plateau(metric="m", factor=0.5, patience=1, mode="max")
     trace = series_of(guard, [1.0, 2.0, 2.0, np.nan, 2.0, 2.0])
@@ -194,6 +205,7 @@ WATCHERS = {
     "saturation": saturation,
     "empty_set": empty_set,
     "sentinel": sentinel,
+    "dead_gradient": dead_gradient,
     "trivial_baseline": lambda metric: trivial_baseline(baseline=1.0, metric=metric),
     "reduce_on_plateau": reduce_on_plateau,
 }
