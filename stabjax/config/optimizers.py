@@ -100,7 +100,7 @@ _NEVER_NEGATIVE = frozenset(
         "threshold",
     }
 )
-_WRAPPERS = ("clip", "apply_if_finite")
+_WRAPPERS = ("clip", "coupled_weight_decay", "apply_if_finite")
 
 
 def build_optimizer(
@@ -108,12 +108,15 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Build the optimizer an ``optimizer:`` section describes.
 
-    The result is ``apply_if_finite(chain(clip_by_global_norm(clip), kind(...)))``;
-    the wrappers are left out where their option is absent or null.
+    The result is ``apply_if_finite(chain(clip_by_global_norm(clip),
+    add_decayed_weights(coupled_weight_decay), kind(...)))``; the wrappers are left out
+    where their option is absent or null.
 
     Args:
         section: ``kind``, options of that optax function, and the optional wrappers
-            ``clip`` (largest global gradient norm, > 0) and ``apply_if_finite``
+            ``clip`` (largest global gradient norm, > 0), ``coupled_weight_decay``
+            (share of the parameters added to the clipped gradient, >= 0: the
+            ``weight_decay`` of `torch.optim.Adam`) and ``apply_if_finite``
             (consecutive errors tolerated, >= 1). ``learning_rate`` is a number or
             ``{kind: <schedule>, ...}``.
         source: Named in errors.
@@ -134,6 +137,9 @@ def build_optimizer(
         optimizer = factory(**options)
     except Exception as error:
         raise ConfigError(f"{source}: {path}: {error}") from error
+    if wrappers["coupled_weight_decay"] is not None:
+        decay = optax.add_decayed_weights(wrappers["coupled_weight_decay"])
+        optimizer = optax.chain(decay, optimizer)
     if wrappers["clip"] is not None:
         clip = optax.clip_by_global_norm(wrappers["clip"])
         optimizer = optax.chain(clip, optimizer)
@@ -188,10 +194,15 @@ def _check_ranges(options: Mapping[str, Any], source: str, path: str) -> None:
 
 
 def _wrappers(section: Mapping[str, Any], source: str, path: str) -> dict[str, Any]:
-    clip, errors = (section.get(name) for name in _WRAPPERS)
-    if clip is not None and (isinstance(clip, bool) or not _number(clip) or clip <= 0):
+    clip, decay, errors = (section.get(name) for name in _WRAPPERS)
+    if clip is not None and not (_number(clip) and clip > 0):
         raise ConfigError(
             f"{source}: {join(path, 'clip')} must be > 0, got {show(clip)}."
+        )
+    if decay is not None and not (_number(decay) and decay >= 0):
+        raise ConfigError(
+            f"{source}: {join(path, 'coupled_weight_decay')} must be >= 0, "
+            f"got {show(decay)}."
         )
     whole = isinstance(errors, int) and not isinstance(errors, bool)
     if errors is not None and not (whole and 1 <= errors < 2**31):
@@ -199,8 +210,8 @@ def _wrappers(section: Mapping[str, Any], source: str, path: str) -> dict[str, A
             f"{source}: {join(path, 'apply_if_finite')} must be a whole number >= 1, "
             f"got {show(errors)}."
         )
-    return {"clip": clip, "apply_if_finite": errors}
+    return {"clip": clip, "coupled_weight_decay": decay, "apply_if_finite": errors}
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)

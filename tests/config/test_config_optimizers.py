@@ -78,3 +78,18 @@ def test_a_schedule_stands_where_a_rate_does():
 def test_a_wrong_optimizer_option_names_itself(options, message):
     with pytest.raises(ConfigError, match=message):
         build_optimizer({"kind": "adamw", **options})
+
+
+def test_coupled_weight_decay_is_added_after_the_clip_as_in_torch():
+    """Clipped first: (0.6, 0.8); then a tenth of the parameters (3, 4) is added."""
+    section = {"kind": "sgd", "learning_rate": 1.0, "clip": 1}
+    update = first_update(section | {"coupled_weight_decay": 0.1})
+    np.testing.assert_allclose(update, [-0.9, -1.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [-0.1, "much", True])
+def test_a_coupled_weight_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ConfigError, match="coupled_weight_decay must be >= 0"):
+        build_optimizer(
+            {"kind": "sgd", "learning_rate": 1.0, "coupled_weight_decay": decay}
+        )
