@@ -44,9 +44,12 @@ class Summary:
             of "min", "max", "mean_last_100" and "sum", and counted by
             "count_nonfinite".
         digits: Significant digits shown.
+        baseline: What anyone gets, or a fact of the data: shown beside a score, and
+            no ground to tell arms apart by.
     """
 
     title: str
     column: str
     reduce: Reduce
     digits: int = 3
+    baseline: bool = False

@@ -239,7 +239,7 @@ def _reading(
     evaluated = {
         column.title: {name: cells[name][index] for name in runs}
         for index, column in enumerate(module.SUMMARY)
-        if column.reduce == "eval"
+        if column.reduce == "eval" and not column.baseline
     }
     sentences = read_figures(runs, evaluated)
     own = getattr(module, "reading", None)

@@ -138,13 +138,14 @@ def _found(folder: pathlib.Path) -> list[Arm]:
 def ended(runs: list[tuple[str, RunRecord]]) -> str:
     """Say how an arm's seeds ended, in one phrase."""
     ends = [(page_events.outcome(run), seed) for seed, run in runs]
-    finished = [seed for end, seed in ends if end == "finished"]
-    if len(finished) == len(ends):
-        return "finished" if ends else "no run"
-    if len(ends) == 1:
-        return ends[0][0]
-    early = [f"seed {seed} {end}" for end, seed in ends if end != "finished"]
-    return f"{len(finished)} of {len(ends)} seeds finished; " + ", ".join(early)
+    finished = [end for end, _ in ends if end.startswith("finished")]
+    if len(finished) == len(ends) and ends:
+        early = sum(end != "finished" for end in finished)
+        return f"finished, {early} of {len(ends)} early" if early else "finished"
+    if len(ends) < 2:
+        return ends[0][0] if ends else "no run"
+    others = [f"seed {n} {end}" for end, n in ends if not end.startswith("finished")]
+    return f"{len(finished)} of {len(ends)} seeds finished; " + ", ".join(others)
 
 
 def _subtitle(data: dict[str, Any], arms: list[Arm], last: int) -> str:
@@ -154,8 +155,11 @@ def _subtitle(data: dict[str, Any], arms: list[Arm], last: int) -> str:
     if seeds:
         noun = "seed" if len(seeds) == 1 else "seeds"
         parts.append(f"{len(seeds)} random {noun}")
-    steps = data.get("steps")
-    parts.append(f"{steps if isinstance(steps, int) else last + 1} steps each")
+    steps = {len(run.steps) for arm in arms for run in arm.records if len(run.steps)}
+    fewest, most = (min(steps), max(steps)) if steps else (last + 1, last + 1)
+    parts.append(
+        f"{most} steps each" if fewest == most else f"{fewest} to {most} steps"
+    )
     return ", ".join(parts)
 
 

@@ -50,11 +50,19 @@ def read_figures(
 def _ending(runs: list[RunRecord]) -> list[str]:
     """Tell of runs that stopped early, or ended without training."""
     endings = [outcome(run) for run in runs]
-    early = [ending for ending in endings if ending != "finished"]
-    if not early:
-        return []
-    which = ", ".join(dict.fromkeys(early))
-    return [f"{len(early)} of {len(runs)} seeds did not end well ({which})."]
+    bad = [ending for ending in endings if not ending.startswith("finished")]
+    early = [ending for ending in endings if ending.startswith("finished early")]
+    said = []
+    if bad:
+        which = ", ".join(dict.fromkeys(bad))
+        said.append(f"{len(bad)} of {len(runs)} seeds did not end well ({which}).")
+    if early:
+        which = ", ".join(end.removeprefix("finished ") for end in dict.fromkeys(early))
+        said.append(
+            f"{len(early)} of {len(runs)} seeds stopped once their score no longer "
+            f"improved ({which})."
+        )
+    return said
 
 
 def _finiteness(runs: list[RunRecord]) -> list[str]:

@@ -9,7 +9,9 @@ from stabjax.config import ConfigError
 from stabjax.config.schema import EarlyStopping
 from stabjax.run import train
 from stabjax.run.early_stopping import Improvement
+from stabjax.run.page_comparison import ended
 from stabjax.run.page_events import outcome
+from stabjax.run.page_reading import read_figures
 from stabjax.run.page_records import read_run
 
 STOP = "train.early_stopping={score: distance, patience: 2, min_delta: 0.05}"
@@ -48,8 +50,14 @@ def test_a_run_ends_early_and_says_so(config_of, tmp_path):
     assert result.steps % 10 == 0
     facts = json.loads((result.folder / "run.json").read_text())
     assert (facts["outcome"], facts["early"]) == ("finished", True)
-    said = outcome(read_run(result.folder))
-    assert said == f"finished early after {result.steps} of 400 steps"
+    run = read_run(result.folder)
+    assert outcome(run) == f"finished early after {result.steps} of 400 steps"
+    assert ended([("0", run), ("1", run)]) == "finished, 2 of 2 early"
+    (sentence, *_) = read_figures({"a": [run]}, {})
+    assert sentence == (
+        "a: 1 of 1 seeds stopped once their score no longer improved "
+        f"(early after {result.steps} of 400 steps)."
+    )
 
 
 def test_an_interrupted_run_ends_at_the_same_step(config_of, tmp_path):
