@@ -1,0 +1,1 @@
+"""Graph learning from tables of numbers."""
