@@ -4,5 +4,6 @@ Values are module paths, not modules, so that listing them imports nothing.
 """
 
 MODELS: dict[str, str] = {
+    "causal": "stabjax.models.causal",
     "ctm": "stabjax.models.ctm",
 }
