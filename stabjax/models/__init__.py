@@ -6,4 +6,5 @@ Values are module paths, not modules, so that listing them imports nothing.
 MODELS: dict[str, str] = {
     "causal": "stabjax.models.causal",
     "ctm": "stabjax.models.ctm",
+    "gan": "stabjax.models.gan",
 }
