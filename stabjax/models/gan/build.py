@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from stabjax.models.gan.config import Config
-from stabjax.models.gan.data import load_data
+from stabjax.models.gan.data import Data, load_data
 from stabjax.models.gan.evaluation import (
     evaluate,
     generate_events,
@@ -52,11 +52,12 @@ def build(
         ValueError: If an option is out of range.
     """
     data = load_data(config)
-    conditions, features = len(data.schema.conditions), len(data.schema.features)
+    sizes = {
+        "conditions": len(data.schema.conditions),
+        "features": len(data.schema.features),
+    }
     train = make_train_step(
-        make_loss(
-            config, conditions=conditions, features=features, minimum=data.minimum
-        ),
+        make_loss(config, **sizes, minimum=data.minimum),
         per_player(config, optimizer),
         guards=guards,
         window=window,
@@ -68,24 +69,26 @@ def build(
         return batch_at(data.train, config.batch, seed=seed, position=position)
 
     def init(key: Any) -> Any:
-        params = first_parameters(config, conditions, features)(key)
+        params = first_parameters(config, **sizes)(key)
         state = initial_state(config, params)
         return train.init(params, batches(0), model_state=state)
-
-    def judged(state: Any) -> Any:
-        return judged_parameters(state.params, state.model_state.average)
-
-    def artifacts(state: Any) -> Mapping[str, str | bytes]:
-        generated = generate_events(config, data, judged(state))
-        return event_pictures(data.real, generated, data.schema)
 
     return Task(
         train=train,
         init=init,
         batch_at=batches,
-        evaluate=lambda state: evaluate(config, data, judged(state)),
-        artifacts=artifacts,
+        evaluate=lambda state: evaluate(config, data, _judged(state)),
+        artifacts=lambda state: _pictures(config, data, state),
     )
+
+
+def _judged(state: Any) -> Any:
+    return judged_parameters(state.params, state.model_state.average)
+
+
+def _pictures(config: Config, data: Data, state: Any) -> Mapping[str, str | bytes]:
+    generated = generate_events(config, data, _judged(state))
+    return event_pictures(data.real, generated, data.schema)
 
 
 @functools.cache

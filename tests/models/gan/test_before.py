@@ -84,6 +84,7 @@ def test_the_derivative_of_the_seeds_tanh_is_exactly_zero_in_float32(before, bun
         assert found["generator_gradient"] == 0.0
 
 
+@pytest.mark.slow
 def test_without_the_sentinel_scores_are_small_and_fakes_still_empty(before, bundles):
     for seed in SEEDS:
         found = scores_of_fakes(before(empty_event="zero"), bundles, seed)
@@ -102,6 +103,7 @@ def test_whether_xavier_fills_events_is_up_to_the_random_seed(before, bundles):
     assert min(particles) == 0 < max(particles)
 
 
+@pytest.mark.slow
 def test_all_fixes_of_the_seed_leave_the_generator_without_gradient_at_first(
     before, bundles
 ):
