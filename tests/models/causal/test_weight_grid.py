@@ -71,4 +71,6 @@ def test_a_point_is_what_the_model_is_when_it_is_trained_alone():
         fit.logits[1, 1], params["graph"]["logits"], rtol=1e-4, atol=1e-6
     )
     np.testing.assert_allclose(fit.reconstruction[1, 1], error, rtol=1e-4)
-    assert not np.allclose(fit.logits[0, 1], fit.logits[1, 1], atol=1e-4)
+    # The other point's model is another one. Its logits hardly tell: only the weighted
+    # penalties reach them, and Adam divides a weight out again.
+    assert not np.allclose(fit.reconstruction[0, 1], error, rtol=1e-3)
