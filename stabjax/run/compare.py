@@ -247,7 +247,7 @@ def _reading(
         titles = [column.title for column in module.SUMMARY]
         sentences += own(
             {
-                name: {t: c.as_json() for t, c in zip(titles, row, strict=True)}
+                name: {t: c.figures() for t, c in zip(titles, row, strict=True)}
                 for name, row in cells.items()
             }
         )

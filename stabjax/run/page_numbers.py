@@ -86,14 +86,18 @@ class Cell:
             digits=int(digits) if 1 <= digits <= 15 else 3,
         )
 
+    def figures(self) -> dict[str, float]:
+        """Return median, min and max of the finite values, NaN where there is none."""
+        low, high = self.range
+        return {"median": self.median, "min": low, "max": high}
+
     def as_json(self) -> dict[str, Any]:
         """Return the cell as strict JSON."""
+        figures = self.figures()
         return {
             "values": [json_number(value) for value in self.values],
             "non_finite": list(self.non_finite),
-            "median": json_number(self.median),
-            "min": json_number(self.range[0]),
-            "max": json_number(self.range[1]),
+            **{name: json_number(value) for name, value in figures.items()},
             "digits": self.digits,
         }
 
@@ -154,8 +158,10 @@ def evaluation_figures(event: dict[str, Any]) -> dict[str, float]:
     for name, value in event.items():
         if isinstance(value, dict):
             found.update(evaluation_figures(value))
-        elif isinstance(value, int | float) and name not in ("step", "time"):
-            found[name] = float(value)
+        elif name not in ("step", "time"):
+            number = as_number(value)
+            if number is not None:
+                found[name] = number
     return found
 
 

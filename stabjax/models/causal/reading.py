@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 __all__ = ["reading"]
 
 
-def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def reading(cells: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """Read each arm's graph against the data's gradient and against chance.
 
     Args:
-        cells: Arm name to title of `SUMMARY` to cell, as in comparison.json.
+        cells: Arm name to title of `SUMMARY` to the median, min and max of its cell,
+            NaN where there is no figure.
 
     Returns:
         Sentences with the figures they follow from.
@@ -22,10 +22,10 @@ def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     return sentences
 
 
-def _data(row: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _data(row: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Say whether the data could move the graph at all."""
-    reached = _number(row, "gradient of the data in the graph, highest", "max")
-    fit = _number(row, "validation R2", "median")
+    reached = row["gradient of the data in the graph, highest"]["max"]
+    fit = row["validation R2"]["median"]
     if reached != 0.0:  # or NaN: not measured
         return []
     said = (
@@ -40,11 +40,11 @@ def _data(row: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [said]
 
 
-def _graph(row: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _graph(row: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Compare the graph with the empty one and with as many random edges."""
-    distance = _number(row, "SHD", "median")
-    empty = _number(row, "SHD of the empty graph", "median")
-    by_chance = _number(row, "SHD by chance", "median")
+    distance = row["SHD"]["median"]
+    empty = row["SHD of the empty graph"]["median"]
+    by_chance = row["SHD by chance"]["median"]
     if not math.isfinite(distance + empty + by_chance):
         return []
     verdict = "closer" if distance < empty else "no closer"
@@ -62,11 +62,5 @@ def _graph(row: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return said
 
 
-def _range(row: Mapping[str, Mapping[str, Any]], title: str) -> tuple[float, float]:
-    return _number(row, title, "min"), _number(row, title, "max")
-
-
-def _number(row: Mapping[str, Mapping[str, Any]], title: str, key: str) -> float:
-    """Return a figure of a cell; NaN where a seed has none."""
-    value = row[title][key]
-    return math.nan if value is None else float(value)
+def _range(row: Mapping[str, Mapping[str, float]], title: str) -> tuple[float, float]:
+    return row[title]["min"], row[title]["max"]

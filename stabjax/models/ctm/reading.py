@@ -1,18 +1,19 @@
 """What the figures of a comparison say about the MCMC loss, by rule."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 from stabjax.models.ctm.fenchel_young import LOWER_BOUND
 
 __all__ = ["reading"]
 
 
-def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def reading(cells: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """Read each arm's loss against the floor that theory gives it.
 
     Args:
-        cells: Arm name to title of `SUMMARY` to cell, as in comparison.json.
+        cells: Arm name to title of `SUMMARY` to the median, min and max of its cell,
+            NaN where there is no figure.
 
     Returns:
         Sentences with the figures they follow from.
@@ -22,7 +23,7 @@ def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
         lowest = row["MCMC loss, lowest"]["min"]
         outside = row["target outside hull"]["max"]
         dead = row["steps with a dead MCMC head"]["max"]
-        if lowest is None or outside is None:
+        if not math.isfinite(lowest + outside):
             continue
         if outside > 0.0:
             sentences.append(

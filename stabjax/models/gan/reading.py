@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from stabjax.models.gan.critic import SENTINEL
 
@@ -11,20 +10,21 @@ __all__ = ["FLOORS", "reading"]
 FLOORS = 5.0  # how many times the floor W1 of the particles may be
 
 
-def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def reading(cells: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     """Say of each arm whether its generator was ever told anything, and what came out.
 
     Args:
-        cells: Arm name to title of `SUMMARY` to cell, as in comparison.json.
+        cells: Arm name to title of `SUMMARY` to the median, min and max of its cell,
+            NaN where there is no figure.
 
     Returns:
         Sentences with the figures they follow from.
     """
     sentences = []
     for arm, row in cells.items():
-        empty = _number(row["steps with every fake event empty"]["max"])
-        dead = _number(row["generator's turns without gradient"]["max"])
-        pooled = _number(row["smallest number pooled"]["min"])
+        empty = row["steps with every fake event empty"]["max"]
+        dead = row["generator's turns without gradient"]["max"]
+        pooled = row["smallest number pooled"]["min"]
         if empty > 0:
             sentinel = ""
             if pooled <= SENTINEL:
@@ -47,9 +47,9 @@ def reading(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     return sentences
 
 
-def _quality(arm: str, row: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _quality(arm: str, row: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Read the generated events against what real ones reach."""
-    worst = _number(row["W1 of particles over floor"]["max"])
+    worst = row["W1 of particles over floor"]["max"]
     if not math.isfinite(worst):
         return [f"{arm}: no particle was generated that could be compared with data."]
     within = "within" if worst <= FLOORS else "beyond"
@@ -57,8 +57,3 @@ def _quality(arm: str, row: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"{arm}: W1 of the particles is {worst:.3g} times that of real events against "
         f"real ones at worst, {within} {FLOORS:.0f} times."
     ]
-
-
-def _number(value: Any) -> float:
-    """Return a figure of a cell; what is not finite is written as text, or missing."""
-    return math.nan if value is None else float(value)

@@ -1,6 +1,6 @@
 """The sentences about the graph follow from the figures."""
 
-import pytest
+import math
 
 from stabjax.models.causal import SUMMARY, reading
 
@@ -57,8 +57,7 @@ def test_a_learned_graph_is_not_accused():
     assert "no closer" not in sentence
 
 
-@pytest.mark.parametrize("missing", [None, "nan"])
-def test_what_was_not_measured_is_not_read(missing):
-    row = figures((0.9, 1.0), reached=missing, distance=missing)
-    row[AREA] = dict.fromkeys(("min", "max", "median"), missing)
+def test_what_was_not_measured_is_not_read():
+    row = figures((0.9, 1.0), reached=math.nan, distance=math.nan)
+    row[AREA] = dict.fromkeys(("min", "max", "median"), math.nan)
     assert reading({"nothing": row}) == []

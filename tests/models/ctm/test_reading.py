@@ -1,5 +1,7 @@
 """The sentences about the MCMC loss follow from the figures."""
 
+import math
+
 from stabjax.models.ctm import SUMMARY, reading
 
 
@@ -39,4 +41,4 @@ def test_a_dead_head_is_counted_and_said():
 
 
 def test_an_arm_without_the_loss_is_passed_over():
-    assert reading({"nothing": figures(None, None, None)}) == []
+    assert reading({"nothing": figures(math.nan, math.nan, math.nan)}) == []

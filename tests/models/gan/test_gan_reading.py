@@ -1,5 +1,7 @@
 """The sentences about the game follow from the figures."""
 
+import math
+
 from stabjax.models.gan import SUMMARY, reading
 
 
@@ -19,7 +21,7 @@ def test_every_title_it_reads_is_in_the_summary():
 
 def test_empty_events_and_the_sentinel_are_said():
     said = reading(
-        {"before": figures(empty=500.0, dead=100.0, pooled=-1e9, ratio="nan")}
+        {"before": figures(empty=500.0, dead=100.0, pooled=-1e9, ratio=math.nan)}
     )
     assert said == [
         "before: in up to 500 steps every fake event was empty, so the critic compared "

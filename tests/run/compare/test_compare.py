@@ -1,9 +1,11 @@
 import json
+import math
 
 import numpy as np
 import pytest
 
 from stabjax.config import ConfigError
+from stabjax.models.task import Summary
 from stabjax.run.compare import compare
 from stabjax.run.page_records import read_run
 
@@ -86,6 +88,19 @@ def test_comparing_again_goes_on_and_the_model_may_add_to_the_reading(
     assert again.reading == [*result.reading, "sound: 0.0 bad."]
     after = (result.folder / "sound" / "seed0" / "health.jsonl").stat().st_mtime_ns
     assert after == before
+
+
+def test_what_has_no_figure_is_a_nan_to_the_reading_of_a_model(
+    tiny, config, result, monkeypatch
+):
+    seen = []
+    column = Summary("never measured", "no such column", "max")
+    monkeypatch.setattr(tiny, "SUMMARY", (*tiny.SUMMARY, column))
+    read = lambda arms: seen.append(arms["sound"]["never measured"]) or []
+    monkeypatch.setattr(tiny, "reading", read, raising=False)
+    compare(config(), result.folder, ablate=True, progress=False)
+    assert seen[0].keys() == {"median", "min", "max"}
+    assert all(math.isnan(value) for value in seen[0].values())
 
 
 @pytest.mark.parametrize(

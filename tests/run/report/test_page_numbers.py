@@ -48,6 +48,13 @@ def test_eval_is_the_last_evaluation_wherever_it_keeps_its_figures():
     assert reduce_run(record([9.0], events), "x", "eval") == (0.5, 0)
 
 
+def test_a_score_that_is_infinite_is_shown_as_it_is():
+    """A record is strict JSON, so infinity stands there as text."""
+    events = [{"event": "evaluation", "step": 1, "scores": {"x": "inf", "y": "nan"}}]
+    assert reduce_run(record([9.0], events), "x", "eval") == (math.inf, 0)
+    assert math.isnan(reduce_run(record([9.0], events), "y", "eval")[0])
+
+
 def test_a_column_nobody_logged_reduces_to_nothing():
     for how in (
         "min",
