@@ -38,9 +38,14 @@ def distinct_results(function: Callable[..., Any], *values: Any) -> list[Any]:
         found = _run(traced.jaxpr, [*constants, *inputs], {})
         return list({id(value): value for value in found}.values())
 
+    # Traced before anything is evaluated: inside, what depends on no input would be run
+    # at once, each equation in a program of its own.
+    lowered = jax.jit(run).lower(given, traced.consts)
+    # Run once, on a handful of numbers: not worth optimizing.
+    compiled = lowered.compile({"xla_backend_optimization_level": 0})
     # While another function is traced, too.
     with jax.ensure_compile_time_eval():
-        return jax.jit(run)(given, traced.consts)
+        return compiled(given, traced.consts)
 
 
 def _run(

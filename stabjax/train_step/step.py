@@ -134,7 +134,7 @@ class GuardedStep:
             return large, (loss, aux)
 
         gradients, (loss, aux) = jax.grad(scaled, has_aux=True)(state.params)
-        return self._apply(state, loss, aux, gradients, unit)
+        return self._apply(state, core, loss, aux, gradients, unit)
 
     def _loss_scale(self, core: judging.Core) -> Scalar | None:
         scales = [
@@ -148,17 +148,17 @@ class GuardedStep:
         self, state: TrainState, loss: Scalar, aux: Aux, gradients: PyTree
     ) -> tuple[TrainState, Row]:
         """Take the part of a step after the gradient; see `TrainStep`."""
-        return self._apply(state, loss, aux, gradients, None)
+        return self._apply(state, self.core_of(state), loss, aux, gradients, None)
 
     def _apply(
         self,
         state: TrainState,
+        core: judging.Core,
         loss: Scalar,
         aux: Aux,
         gradients: PyTree,
         unit: Scalar | None,
     ) -> tuple[TrainState, Row]:
-        core = self.core_of(state)
         sampled, update_norm, ratio = movement.movement(state.params, state.sample)
         # After a refusal nothing has moved, and the last real update still stands.
         moved = (core.consecutive_refused == 0) & (core.applied > 0)
