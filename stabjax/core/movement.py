@@ -34,7 +34,8 @@ def sample(params: PyTree) -> Float[Array, " sample"]:
         params: Any tree of arrays.
 
     Returns:
-        At most about `SAMPLE_SIZE` elements plus one per leaf.
+        At most about `SAMPLE_SIZE` elements plus one per leaf. A single leaf's end with
+        a zero that stands for no element.
     """
     parts = [
         jnp.real(jax.lax.slice(leaf, [0] * leaf.ndim, leaf.shape, strides))
@@ -42,6 +43,10 @@ def sample(params: PyTree) -> Float[Array, " sample"]:
         .reshape(-1)
         for leaf, strides in _strided(params)
     ]
+    if len(parts) == 1:
+        # XLA on CPU keeps a leaf alive that is only sliced, and copies it for the loop
+        # of the branch form; not one whose slice is joined with something.
+        parts.append(jnp.zeros((1,), jnp.float32))
     return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
 
 
@@ -83,7 +88,8 @@ def movement(
     if before.shape[0] == 0:
         return before, jnp.float32(jnp.nan), jnp.float32(jnp.nan)
     now = sample(params)
-    weights = jnp.asarray(_elements_represented(params))
+    represented = _elements_represented(params)
+    weights = jnp.asarray(np.pad(represented, (0, now.size - represented.size)))
     squares = jnp.stack([jnp.square(now - before), jnp.square(now)])
     norm, size = jnp.sqrt(jnp.sum(squares * weights[None, :], axis=1))
     return now, norm, norm / jnp.maximum(size, jnp.float32(1e-30))
