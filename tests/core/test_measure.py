@@ -161,7 +161,7 @@ def test_complex_leaves_count_both_parts_and_integers_count_nothing(spread):
     assert measured(bad, spread=spread).first_bad_leaf == 0
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(
     leaves=st.integers(4, 9),
     shape=st.lists(st.integers(0, 4), max_size=3),

@@ -46,6 +46,7 @@ def test_it_does_what_it_says():
     assert trace.state.best[-1] == 8.0
 
 
+@pytest.mark.slow
 def test_the_contract_tests_run_over_it():
     face = face_with({}, NAME, "branch")
     warm = run(face, [batch_of(step) for step in range(3)])

@@ -46,6 +46,7 @@ def face_of_all(form):
     return optax_face(guards) if form == "optax" else train_face(guards, form)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FACES)
 def test_a_step_with_all_guards_works_in_scan_of_vmap_of_cond(form):
     face = face_of_all(form)

@@ -61,6 +61,7 @@ def faults(form):
     return bad
 
 
+@pytest.mark.slow
 def test_a_quiet_guard_computes_the_unguarded_step_bit_for_bit(face):
     with jax.disable_jit():  # Compiled, the plain step contracts into an FMA.
         guarded = face.held(run(face, [batch_of(0), batch_of(1)])).params

@@ -130,6 +130,7 @@ def test_a_rollback_needs_snapshots():
         train_face([escalate()], "select", snapshot_every=None)
 
 
+@pytest.mark.slow
 def test_accept_is_apply_if_finite_of_optax_bit_for_bit():
     guards = [skip_nonfinite(max_consecutive=2, on_exhausted="accept")]
     ours = optax_face(guards)
