@@ -93,6 +93,7 @@ def whole_family() -> list[guards.Guard]:
     watchers = [
         guards.dead_gradient(metric="share"),
         guards.empty_set(metric="count"),
+        guards.metric_range(metric="share", low=-1e9, high=1e9),
         guards.saturation(metric="share"),
         guards.sentinel(metric="share"),
         guards.trivial_baseline(baseline=2.3),

@@ -67,6 +67,7 @@ class Alert(enum.IntFlag):
     TRIVIAL = 1 << 22
     LOSS_SCALE = 1 << 23
     DEAD_GRADIENT = 1 << 24
+    OUT_OF_RANGE = 1 << 25
 
     def when(self, condition: Flag) -> Count:
         """Return the bit as int32 where ``condition`` holds, else 0."""

@@ -25,6 +25,7 @@ QUIET = {
     "clip_by_group_norm": {"max_norm": 1e6, "groups": ("core", "head/out")},
     "dead_gradient": {"metric": "loss", "patience": 10_000},
     "empty_set": {"metric": "valid"},
+    "metric_range": {"metric": "loss", "low": -1e9, "high": 1e9},
     "repair_nonfinite": {"max_share": 0.0},
     "reset_moments": {"after_refusals": 99},
     "saturation": {"metric": "loss", "patience": 10_000},

@@ -16,6 +16,7 @@ from stabjax.guards.dead_gradient import dead_gradient as dead_gradient
 from stabjax.guards.dynamic_loss_scale import dynamic_loss_scale as dynamic_loss_scale
 from stabjax.guards.empty_set import empty_set as empty_set
 from stabjax.guards.escalate import escalate as escalate
+from stabjax.guards.metric_range import metric_range as metric_range
 from stabjax.guards.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from stabjax.guards.repair_nonfinite import repair_nonfinite as repair_nonfinite
 from stabjax.guards.reset_moments import reset_moments as reset_moments
@@ -40,6 +41,7 @@ GUARDS: dict[str, Callable[..., Guard]] = {
         dynamic_loss_scale,
         empty_set,
         escalate,
+        metric_range,
         reduce_on_plateau,
         repair_nonfinite,
         reset_moments,

@@ -112,6 +112,10 @@ _EXPLANATIONS = {
         "The loss is no better than that of a predictor that knows nothing.",
         "Check labels, masks and whether gradients reach the network.",
     ),
+    Alert.OUT_OF_RANGE: Explanation(
+        "A metric stayed outside the range that was given for a healthy run.",
+        "Look at the column metric_range/streak that counts, and at its metric.",
+    ),
     Alert.LOSS_SCALE: Explanation(
         "The scaled gradient overflowed: the scale was lowered, or is at its floor.",
         "Nothing to do, unless it stays at its floor: then scaling is not the cure.",

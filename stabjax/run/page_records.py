@@ -47,6 +47,7 @@ ALERTS = (
     "trivial",
     "loss_scale",
     "dead_gradient",
+    "out_of_range",
 )
 
 

@@ -21,6 +21,7 @@ STEP_ONLY = {
     "dead_gradient": "reads a metric of the loss",
     "dynamic_loss_scale": "multiplies the loss before it is differentiated",
     "empty_set": "reads a metric of the loss",
+    "metric_range": "reads a metric of the loss",
     "saturation": "reads metrics of the loss",
     "sentinel": "reads a metric of the loss",
     "update_ratio_band": "reads the update ratio, which a train step measures",

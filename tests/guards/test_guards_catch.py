@@ -73,6 +73,12 @@ CASES = {
         accepted=False,
         snapshot_every=4,
     ),
+    "metric_range": Case(
+        {"metric": "share", "low": 0.05, "patience": 2},
+        (stuck("share", 0.0, steps=2),),
+        Alert.OUT_OF_RANGE,
+        step=AT + 1,
+    ),
     "reduce_on_plateau": Case(
         {"patience": 8},
         (Fault("frozen", "loss", when=range(AT, STEPS), value=9.0),),

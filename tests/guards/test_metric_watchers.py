@@ -18,6 +18,7 @@ from helpers import (
 from stabjax.guards import (
     dead_gradient,
     empty_set,
+    metric_range,
     reduce_on_plateau,
     saturation,
     sentinel,
@@ -26,7 +27,7 @@ from stabjax.guards import (
 from stabjax.transforms import guard
 from stabjax.types import Alert
 
-SATURATED, EMPTY, SENTINEL, TRIVIAL, DEAD, HALT = (
+SATURATED, EMPTY, SENTINEL, TRIVIAL, DEAD, OUTSIDE, HALT = (
     int(alert)
     for alert in (
         Alert.SATURATED,
@@ -34,6 +35,7 @@ SATURATED, EMPTY, SENTINEL, TRIVIAL, DEAD, HALT = (
         Alert.SENTINEL,
         Alert.TRIVIAL,
         Alert.DEAD_GRADIENT,
+        Alert.OUT_OF_RANGE,
         Alert.HALT,
     )
 )
@@ -55,6 +57,27 @@ def test_saturation_fires_after_so_many_steps_above_the_share():
     assert trace.accepted.all()
 
 
+def test_a_metric_outside_its_range_is_reported_after_warmup_and_patience():
+    values = np.full(20, 0.7, np.float32)
+    values[:4], values[8:12], values[15] = 0.1, 0.1, np.inf
+    guard = metric_range(metric="m", low=0.5, high=0.9, warmup=4, patience=2)
+    trace = series_of(guard, values)
+    assert steps(trace.alerts, OUTSIDE) == [9, 10, 11]
+    at_once = metric_range(metric="m", high=0.9)
+    assert steps(series_of(at_once, values).alerts, OUTSIDE) == [15]
+
+
+def test_a_metric_that_is_not_measured_neither_ends_nor_prolongs_a_streak():
+    values = np.asarray([0.1, np.nan, 0.1, np.nan, 0.7, 0.1], np.float32)
+    trace = series_of(metric_range(metric="m", low=0.5, patience=2), values)
+    assert steps(trace.alerts, OUTSIDE) == [2]
+
+
+def test_a_range_needs_a_bound():
+    with pytest.raises(ValueError, match="low or high must be given"):
+        metric_range(metric="m")
+
+
 def test_a_share_at_the_limit_is_fine_and_one_not_measured_changes_nothing():
     share = np.asarray([0.9, 0.9, 1.0, np.nan, 1.0, np.nan, np.nan, 1.0, 0.9])
     guard = saturation(metric="m", max_share=0.9, patience=3)
@@ -70,6 +93,7 @@ def test_a_share_at_the_limit_is_fine_and_one_not_measured_changes_nothing():
         (saturation(metric="m", patience=2, action="halt"), 1.0, SATURATED),
         (sentinel(metric="m", patience=2, action="halt"), -1.0, SENTINEL),
         (dead_gradient(metric="m", patience=2, action="halt"), 0.0, DEAD),
+        (metric_range(metric="m", high=1.0, patience=2, action="halt"), 5.0, OUTSIDE),
         (
             trivial_baseline(
                 metric="m", baseline=1.0, decay=0.0, patience=12, action="halt"
@@ -78,7 +102,7 @@ def test_a_share_at_the_limit_is_fine_and_one_not_measured_changes_nothing():
             TRIVIAL,
         ),
     ],
-    ids=["saturation", "sentinel", "dead_gradient", "trivial_baseline"],
+    ids=["saturation", "sentinel", "dead_gradient", "metric_range", "trivial_baseline"],
 )
 def test_it_halts_where_asked(guard, bad, bit):
     calm = 0.0 if bad else 0.5
@@ -206,6 +230,7 @@ WATCHERS = {
     "empty_set": empty_set,
     "sentinel": sentinel,
     "dead_gradient": dead_gradient,
+    "metric_range": lambda metric: metric_range(metric=metric, low=0.0),
     "trivial_baseline": lambda metric: trivial_baseline(baseline=1.0, metric=metric),
     "reduce_on_plateau": reduce_on_plateau,
 }
