@@ -7,4 +7,5 @@ MODELS: dict[str, str] = {
     "causal": "stabjax.models.causal",
     "ctm": "stabjax.models.ctm",
     "gan": "stabjax.models.gan",
+    "ppo": "stabjax.models.ppo",
 }
