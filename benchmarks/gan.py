@@ -11,14 +11,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import platform
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import optax
+from facts import facts
 
 from stabjax.config import load, override
 from stabjax.config.schema import RunConfig
@@ -105,16 +104,6 @@ def measure(what: str, name: str, seeds: list[int]) -> Iterator[dict[str, Any]]:
             scores = task.evaluate(state)
             record |= {key: scores[key] for key in SCORES}
         yield record | facts()
-
-
-def facts() -> dict[str, str]:
-    """Return versions and hardware."""
-    return {
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "python": platform.python_version(),
-        "hardware": f"{jax.devices()[0].device_kind}, {platform.machine()}",
-    }
 
 
 def main() -> None:
