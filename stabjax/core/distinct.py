@@ -42,7 +42,7 @@ def distinct_results(function: Callable[..., Any], *values: Any) -> list[Any]:
     # at once, each equation in a program of its own.
     lowered = jax.jit(run).lower(given, traced.consts)
     # Run once, on a handful of numbers: not worth optimizing.
-    compiled = lowered.compile({"xla_backend_optimization_level": 0})
+    compiled = lowered.compile({"xla_backend_optimization_level": "0"})
     # While another function is traced, too.
     with jax.ensure_compile_time_eval():
         return compiled(given, traced.consts)
