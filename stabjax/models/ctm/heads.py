@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from stabjax.models.ctm.attention import Attention
+from stabjax.models.attention import Attention
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import COLORS
 

@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
+from stabjax.models.arc import turned
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import (
     COLORS,
     PAD,
-    _turned,
     evaluation_batch,
     load_tasks,
     training_batch,
@@ -41,11 +41,11 @@ def test_grids_are_padded_and_an_output_has_the_size_of_its_input():
 
 def test_eight_turns_are_the_dihedral_group(tasks):
     grid = np.arange(9).reshape(3, 3)
-    turned = {_turned(grid, turn).tobytes() for turn in range(8)}
-    assert len(turned) == 8
-    np.testing.assert_array_equal(_turned(grid, 0), grid)
+    turns = {turned(grid, turn).tobytes() for turn in range(8)}
+    assert len(turns) == 8
+    np.testing.assert_array_equal(turned(grid, 0), grid)
     for turn in range(8):
-        ways = [_turned(_turned(grid, turn), other) for other in range(8)]
+        ways = [turned(turned(grid, turn), other) for other in range(8)]
         assert sum(np.array_equal(way, grid) for way in ways) == 1
 
 
