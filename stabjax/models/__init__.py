@@ -8,4 +8,5 @@ MODELS: dict[str, str] = {
     "ctm": "stabjax.models.ctm",
     "gan": "stabjax.models.gan",
     "ppo": "stabjax.models.ppo",
+    "rlan": "stabjax.models.rlan",
 }
