@@ -29,7 +29,11 @@ GRADIENTS = [gradient_with(value, *at) for value in BAD for at in PLACES]
 PATIENT = {"back_off": {"after": 99}}
 
 
-@pytest.fixture(scope="module", params=FACES)
+BRANCH, *OTHERS = FACES
+FORMS = [BRANCH, *(pytest.param(form, marks=pytest.mark.slow) for form in OTHERS)]
+
+
+@pytest.fixture(scope="module", params=FORMS)
 def form(request):
     return request.param
 
