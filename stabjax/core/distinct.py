@@ -8,6 +8,8 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jax.extend.core.primitives import jit_p
 
+from stabjax.core.haste import hasty_options
+
 
 def distinct_results(function: Callable[..., Any], *values: Any) -> list[Any]:
     """Return the leaves of ``function(*values)``, equal ones once.
@@ -42,7 +44,7 @@ def distinct_results(function: Callable[..., Any], *values: Any) -> list[Any]:
     # at once, each equation in a program of its own.
     lowered = jax.jit(run).lower(given, traced.consts)
     # Run once, on a handful of numbers: not worth optimizing.
-    compiled = lowered.compile({"xla_backend_optimization_level": "0"})
+    compiled = lowered.compile(hasty_options())
     # While another function is traced, too.
     with jax.ensure_compile_time_eval():
         return compiled(given, traced.consts)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from stabjax.core.distinct import distinct_results
+from stabjax.core.haste import hasty_options
 from stabjax.core.headroom import survives_probe
 
 ONE = np.ones(4, np.float32)
@@ -56,3 +57,12 @@ def test_one_bad_leaf_of_many_fails_the_probe(traced):
 
     (jax.jit(look) if traced else look)(params)
     assert seen == [True, False]
+
+
+def test_options_of_the_compiler_for_cpu_go_to_no_other(monkeypatch):
+    """A TPU's does not know them; the probe of an optimizer would fail there."""
+    assert hasty_options()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert hasty_options() is None
+    one = jnp.ones(4)
+    assert len(distinct_results(lambda tree: [2 * leaf for leaf in tree], [one])) == 1

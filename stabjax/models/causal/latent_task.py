@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from stabjax.core.haste import jit_once
 from stabjax.models.causal.config import Config
 from stabjax.models.causal.dataset import Dataset, steps_per_epoch, training_batch
 from stabjax.models.causal.evaluation import (
@@ -129,10 +130,8 @@ def first_parameters(config: Config, nodes: int) -> Callable[[Any], Any]:
 
     It runs once, so on CPU it is compiled in haste.
     """
-    hasty = jax.default_backend() == "cpu"
 
     def draw(key: Any) -> Any:
         return initial_parameters(LatentModel(config, nodes, nnx.Rngs(params=key)))
 
-    options = {"xla_backend_optimization_level": 0} if hasty else None
-    return jax.jit(draw, compiler_options=options)
+    return jit_once(draw)

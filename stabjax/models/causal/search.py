@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from stabjax.core.haste import jit_once
 from stabjax.guards import back_off
 from stabjax.models.causal.data_gradient import watch_gradients
 from stabjax.models.causal.domain import carry_verified, return_to_domain
@@ -171,10 +172,8 @@ def _initial(train: TrainStep, batches: Any, first: np.ndarray, repeats: int) ->
     def one_fit(start: jax.Array, batch: Any) -> Any:
         return train.init({"weights": start}, batch)
 
-    hasty = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if hasty else None
     starts = np.tile(first, (repeats, 1, 1)).astype(np.float32)
-    return jax.jit(jax.vmap(one_fit), compiler_options=options)(starts, batches)
+    return jit_once(jax.vmap(one_fit))(starts, batches)
 
 
 def _first(nodes: int, starts: int, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax
 import optax
 from flax import nnx
 
+from stabjax.core.haste import jit_once
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import load_tasks, training_batch
 from stabjax.models.ctm.evaluation import evaluate
@@ -80,13 +81,11 @@ def first_parameters(config: Config, puzzles: int) -> Callable[[Any], Any]:
     It runs once, so on CPU it is compiled in haste: drawing every leaf by itself
     takes three times as long.
     """
-    hasty = jax.default_backend() == "cpu"
 
     def draw(key: Any) -> Any:
         return initial_parameters(Machine(config, puzzles, nnx.Rngs(params=key)))
 
-    options = {"xla_backend_optimization_level": 0} if hasty else None
-    return jax.jit(draw, compiler_options=options)
+    return jit_once(draw)
 
 
 def _apart(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

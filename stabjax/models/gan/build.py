@@ -4,9 +4,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
+from stabjax.core.haste import jit_once
 from stabjax.models.gan.config import Config
 from stabjax.models.gan.data import Data, load_data
 from stabjax.models.gan.evaluation import (
@@ -100,11 +100,9 @@ def first_parameters(
     It runs once, so on CPU it is compiled in haste: drawing every leaf by itself
     takes three times as long.
     """
-    hasty = jax.default_backend() == "cpu"
 
     def draw(key: Any) -> Any:
         rngs = nnx.Rngs(params=key)
         return initial_parameters(Players(config, conditions, features, rngs))
 
-    options = {"xla_backend_optimization_level": 0} if hasty else None
-    return jax.jit(draw, compiler_options=options)
+    return jit_once(draw)

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from stabjax.core.haste import jit_once
 from stabjax.health import decode
-from stabjax.models.haste import jit_once
 from stabjax.models.ppo import policy
 from stabjax.models.ppo.config import Config
 from stabjax.models.ppo.environment import Environment, VectorEnvironment

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import optax
 
+from stabjax.core.haste import jit_once
 from stabjax.guards import clip_by_global_norm
-from stabjax.models.haste import jit_once
 from stabjax.models.modules import initial_parameters
 from stabjax.models.ppo.artifacts import artifacts
 from stabjax.models.ppo.config import Config

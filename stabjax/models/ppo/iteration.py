@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from stabjax.core.elementwise import select
-from stabjax.models.haste import jit_once
+from stabjax.core.haste import jit_once
 from stabjax.models.ppo import telemetry
 from stabjax.models.ppo.config import Config
 from stabjax.models.ppo.environment import VectorEnvironment, VectorState

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
+from stabjax.core.haste import jit_once
 from stabjax.models.modules import initial_parameters
 from stabjax.models.rlan.config import Config
 from stabjax.models.rlan.data import load_data, training_batch
@@ -78,10 +78,8 @@ def first_parameters(config: Config) -> Callable[[Any], Any]:
 
     It runs once, so on CPU it is compiled in haste.
     """
-    hasty = jax.default_backend() == "cpu"
 
     def draw(key: Any) -> Any:
         return initial_parameters(Solver(config, nnx.Rngs(params=key)))
 
-    options = {"xla_backend_optimization_level": 0} if hasty else None
-    return jax.jit(draw, compiler_options=options)
+    return jit_once(draw)

@@ -5,7 +5,14 @@ from typing import Any
 
 import jax
 
-__all__ = ["jit_once"]
+__all__ = ["hasty_options", "jit_once"]
+
+
+def hasty_options() -> dict[str, str | bool] | None:
+    """Return the compiler options that leave out optimizations; None but on CPU."""
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": "0"}
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -13,6 +20,4 @@ def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     It cannot be called inside another jitted function.
     """
-    hasty = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if hasty else None
-    return jax.jit(function, compiler_options=options)
+    return jax.jit(function, compiler_options=hasty_options())
