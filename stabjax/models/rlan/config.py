@@ -48,7 +48,7 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
         8, ge=1, description="pairs are pooled to this side if they are larger"
     )
     convolution: Literal["shifts", "lax"] = Field(
-        "shifts", description="nine shifts and one product, for a CPU, or lax.conv"
+        "shifts", description="nine shifts and one product, or lax.conv"
     )
     logits: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="dtype the logits are rounded to"
