@@ -247,8 +247,8 @@ def _reading(
         titles = [column.title for column in module.SUMMARY]
         sentences += own(
             {
-                name: {t: c.figures() for t, c in zip(titles, row, strict=True)}
-                for name, row in cells.items()
+                name: {t: c.figures() for t, c in zip(titles, cells[name], strict=True)}
+                for name in runs
             }
         )
     return sentences

@@ -96,11 +96,13 @@ def test_what_has_no_figure_is_a_nan_to_the_reading_of_a_model(
     seen = []
     column = Summary("never measured", "no such column", "max")
     monkeypatch.setattr(tiny, "SUMMARY", (*tiny.SUMMARY, column))
-    read = lambda arms: seen.append(arms["sound"]["never measured"]) or []
+    read = lambda arms: seen.append(arms) or []
     monkeypatch.setattr(tiny, "reading", read, raising=False)
     compare(config(), result.folder, ablate=True, progress=False)
-    assert seen[0].keys() == {"median", "min", "max"}
-    assert all(math.isnan(value) for value in seen[0].values())
+    assert list(seen[0]) == ["before", "halts soon", "sound"], "no single fixes"
+    cell = seen[0]["sound"]["never measured"]
+    assert cell.keys() == {"median", "min", "max"}
+    assert all(math.isnan(value) for value in cell.values())
 
 
 @pytest.mark.parametrize(
