@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from stabjax.train_step import TrainState as TrainState
     from stabjax.train_step import TrainStep as TrainStep
     from stabjax.train_step import make_train_step as make_train_step
+    from stabjax.train_step import raise_if_halted as raise_if_halted
     from stabjax.transforms import guard as guard
+    from stabjax.transforms import keep_if_refused as keep_if_refused
+    from stabjax.transforms import was_applied as was_applied
     from stabjax.types import Alert as Alert
     from stabjax.types import Guard as Guard
     from stabjax.types import StepStats as StepStats
@@ -32,7 +35,10 @@ _HOME = {
     "TrainStep": "stabjax.train_step",
     "TrainingHalted": "stabjax.train_step",
     "make_train_step": "stabjax.train_step",
+    "raise_if_halted": "stabjax.train_step",
     "guard": "stabjax.transforms",
+    "keep_if_refused": "stabjax.transforms",
+    "was_applied": "stabjax.transforms",
     "Alert": "stabjax.types",
     "Guard": "stabjax.types",
     "StepStats": "stabjax.types",

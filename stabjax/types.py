@@ -68,6 +68,7 @@ class Alert(enum.IntFlag):
     LOSS_SCALE = 1 << 23
     DEAD_GRADIENT = 1 << 24
     OUT_OF_RANGE = 1 << 25
+    DAMAGED_BEFORE = 1 << 26
 
     def when(self, condition: Flag) -> Count:
         """Return the bit as int32 where ``condition`` holds, else 0."""
@@ -117,9 +118,13 @@ class StepStats:
         gradient_finite: Every gradient element is finite.
         model_state_finite: No finite element of the model state would be lost.
         overflow: The gradient is finite but its sum of squares is not.
-        first_bad_leaf: Index of the first leaf with a non-finite element, or -1.
+        damaged_before: The step is not finite, and parameters were not before it.
+        first_bad_leaf: Index of the first leaf with a non-finite element, of the
+            parameters if they were damaged before and else of the gradient, or -1.
         first_bad_component: The same among the sorted component names, or -1.
-        update_norm: Norm of the last applied update (see `core.movement`), NaN
+        update_measured: Whether an update has been measured: not before the first, nor
+            where nothing measures it.
+        update_norm: Norm of the last applied update (see `core.movement`); zero
             before the first and where it is not measured.
         update_ratio: ``update_norm`` over the norm of the parameters.
         step: Attempted steps before this one.
@@ -140,8 +145,10 @@ class StepStats:
     gradient_finite: Flag
     model_state_finite: Flag
     overflow: Flag
+    damaged_before: Flag
     first_bad_leaf: Count
     first_bad_component: Count
+    update_measured: Flag
     update_norm: Scalar
     update_ratio: Scalar
     step: Count
@@ -150,6 +157,15 @@ class StepStats:
     repaired: Count
     metrics: dict[str, Scalar]
     layout: Layout = dataclasses.field(metadata={"static": True})
+
+    @property
+    def update_is_new(self) -> Flag:
+        """Whether the update is that of the step before.
+
+        After a refusal it is an old one, judged already.
+        """
+        fresh = (self.consecutive_refused == 0) & (self.applied > 0)
+        return self.update_measured & fresh
 
 
 # With more groups than these, their factors are combined as a vector.
@@ -258,17 +274,37 @@ def verdict(
     )
 
 
+class StepOutcome(NamedTuple):
+    """What became of a step, for guards that learn from it.
+
+    Attributes:
+        applied: The step was applied.
+        lost: It was accepted, but the update or the new state was not finite, so that
+            it was refused after all.
+        alerts: Bits of `Alert` of all guards.
+    """
+
+    applied: Flag
+    lost: Flag
+    alerts: Count
+
+
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """A judge on scalars: two pure functions and a name.
+    """A judge on scalars: pure functions and a name.
 
     Attributes:
         name: The registered name; prefix of the guard's telemetry columns.
         init: ``() -> state``, a NamedTuple of float32, int32 or bool scalars or
             small vectors, each in a fresh buffer. Scalar fields are telemetry.
         judge: ``(state, stats) -> (state, Verdict)``. Called for every step, also
-            for one that ends up refused; it must keep non-finite values out of
-            its statistics.
+            for one that ends up refused: what it writes may count attempts, and
+            teaches nothing about a healthy run.
+        learn: ``(state, stats, outcome) -> state``, or None. Called after the
+            decision, with the state from ``judge`` and a `StepOutcome`; statistics
+            of healthy steps learn here, where ``outcome.applied`` is true.
+        subject: What its alerts are about, such as the name of a metric; empty if
+            the guard's name says it.
         labels: Names of the entries of the vector fields of the state.
         rolls_back: Whether it can ask for a rollback, which needs snapshots.
         reads_loss: Whether it judges on the loss, which `guard` then requires.
@@ -282,6 +318,8 @@ class Guard:
     name: str
     init: Callable[[], Any]
     judge: Callable[[Any, StepStats], tuple[Any, Verdict]]
+    learn: Callable[[Any, StepStats, StepOutcome], Any] | None = None
+    subject: str = ""
     labels: tuple[str, ...] = ()
     rolls_back: bool = False
     reads_loss: bool = False

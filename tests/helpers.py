@@ -262,8 +262,10 @@ def stats_of(core=None, **given):
         gradient_finite=jnp.isfinite(norm),
         model_state_finite=jnp.ones((), jnp.bool_),
         overflow=jnp.zeros((), jnp.bool_),
+        damaged_before=jnp.zeros((), jnp.bool_),
         first_bad_leaf=jnp.where(jnp.isfinite(norm), minus, 0),
         first_bad_component=minus,
+        update_measured=jnp.ones((), jnp.bool_),
         update_norm=jnp.asarray(given.get("update_norm", 1e-3), jnp.float32),
         update_ratio=jnp.asarray(given.get("update_ratio", 1e-3), jnp.float32),
         step=core.step,
@@ -291,29 +293,31 @@ class Trace(NamedTuple):
 def _judging(given):
     def step(core, reading):
         stats = stats_of(core, **reading)
-        states, said = judging.judge((given,), core, stats, squarable=False)
-        core = judging.advance(core, states, said, said.accept)
+        judged = judging.judge(given, core, stats, squarable=False)
+        said = judged.decision
+        core = judging.advance(core, given, judged, stats, said.accept)
         scale = said.gradient_scale
         scale = scale.smallest() if isinstance(scale, GroupScale) else scale
         scales = (said.accept, said.update_scale, scale)
-        return core, (*scales, said.alerts, said.roll_back, said.halt, states[0])
+        return core, (*scales, said.alerts, said.roll_back, said.halt, core.guards[0])
 
     def whole(series):
-        return jax.lax.scan(step, judging.init_core((given,)), series)[1]
+        return jax.lax.scan(step, judging.init_core(given), series)[1]
 
     return jax.jit(whole), jax.jit(jax.vmap(whole))
 
 
 def judge_series(given, **series):
-    """Return what one guard says about series of scalars; rows are separate runs.
+    """Return what a guard says about series of scalars; rows are separate runs.
 
-    The series are ``loss``, ``grad_norm``, ``update_norm`` and others that `stats_of`
-    takes, each one value per step, and ``metrics``, a series per name;
-    ``update_norm`` is that of the update before the step.
+    Of several guards together the state is that of the first. The series are
+    ``loss``, ``grad_norm``, ``update_norm`` and others that `stats_of` takes, each one
+    value per step, and ``metrics``, a series per name; ``update_norm`` is that of the
+    update before the step.
     """
     as_floats = lambda values: jnp.asarray(np.asarray(values, np.float32))
     series = jax.tree.map(as_floats, series, is_leaf=_is_series)
-    one, many = _judging(given)
+    one, many = _judging(given if isinstance(given, tuple) else (given,))
     rows = jax.tree.leaves(series)[0].ndim == 2
     return Trace(*jax.tree.map(np.asarray, (many if rows else one)(series)))
 

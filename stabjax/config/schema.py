@@ -202,17 +202,26 @@ def build_guards(config: RunConfig) -> tuple[Any, ...] | None:
 def _bound_guards(entries: Any, source: str) -> tuple[Any, ...] | None:
     if not entries:
         return entries if entries is None else ()
-    registry = _guard_registry()
-    return tuple(
-        bind(registry, entry, source=source, path=f"guards.{index}")
-        for index, entry in enumerate(entries)
-    )
+    return bind_guards(entries, source)
+
+
+def bind_guards(entries: Sequence[Any], source: str) -> tuple[Any, ...]:
+    """Build the guards of a list of entries; a preset stands for several.
+
+    Raises:
+        ConfigError: If an entry does not describe a guard.
+    """
+    registry, guards = _guard_registry(), []
+    for index, entry in enumerate(entries):
+        built = bind(registry, entry, source=source, path=f"guards.{index}")
+        guards.extend(built if isinstance(built, tuple) else [built])
+    return tuple(guards)
 
 
 def _guard_registry() -> Mapping[str, Any]:
-    from stabjax.guards import GUARDS  # imports jax: only when there are guards
+    from stabjax.guards import GUARDS, PRESETS  # jax: only when there are guards
 
-    return GUARDS
+    return {**GUARDS, **PRESETS}
 
 
 def _with_defaults(entry: dict[str, Any]) -> dict[str, Any]:

@@ -17,15 +17,17 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
+from stabjax.core.across import AxisName, sums_over_shards
+from stabjax.core.blame import NONE, lost_parameter
 from stabjax.core.elementwise import (
     apart,
-    becomes_nonfinite,
     divided,
     nonfinite_elements,
     repair,
     scale_leaves,
     select,
 )
+from stabjax.core.frozen import without_frozen
 from stabjax.core.layout import is_inexact, layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.packing import Packed, pack, unpack
@@ -38,6 +40,7 @@ from stabjax.core.sums import (
 )
 from stabjax.types import (
     Alert,
+    Count,
     Flag,
     Guard,
     Layout,
@@ -65,6 +68,7 @@ class Trial(NamedTuple):
         model_state_finite: Whether the new model state is finite.
         metrics: What else the loss reports, see `measure.metrics_of`.
         unit: What the loss was multiplied by before it was differentiated, or None.
+        damaged: First parameter that was not finite before the step, or -1.
     """
 
     gradients: PyTree
@@ -76,6 +80,7 @@ class Trial(NamedTuple):
     model_state_finite: Flag | bool = True
     metrics: dict[str, Scalar] | None = None
     unit: Scalar | None = None
+    damaged: Count | int = NONE
 
 
 class Outcome(NamedTuple):
@@ -87,6 +92,7 @@ class Outcome(NamedTuple):
         applied: Whether it was applied.
         stats: What was measured.
         decision: The combined verdict.
+        rings: Alert bits of each guard.
         core: Counters and guard states after the step.
     """
 
@@ -95,6 +101,7 @@ class Outcome(NamedTuple):
     applied: Flag
     stats: StepStats
     decision: Verdict
+    rings: tuple[Count, ...]
     core: judging.Core
 
 
@@ -111,6 +118,9 @@ class Applier:
             refuses gradients so large that the optimizer state could overflow,
             and never writes a non-finite parameter; it costs nothing.
         spread: Whether parameters are sharded, see `sums.sums_in_both_units`.
+        trained: For each leaf whether the optimizer may move it; the gradients of
+            the others count as zero. None: all.
+        axis_name: The mapped axis that shards the leaves inside `jax.shard_map`.
     """
 
     optimizer: optax.GradientTransformationExtraArgs
@@ -118,9 +128,13 @@ class Applier:
     form: Form
     finite_check: FiniteCheck
     spread: bool
+    trained: tuple[bool, ...] | None = None
+    axis_name: AxisName = None
 
     def __call__(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure, judge and apply or refuse."""
+        gradients = without_frozen(trial.gradients, self.trained)
+        trial = trial._replace(gradients=gradients)
         if self.guards is None:
             return self._unguarded(trial, core)
         if self.form == "select":
@@ -133,14 +147,17 @@ class Applier:
 
     def _measured(self, trial: Trial) -> Measured:
         """Measure the gradients as they count: repaired, if a guard repairs."""
-        if not self._repairs:
-            return Measured(sums_in_both_units(trial.gradients, spread=self.spread))
-        sums = sums_in_both_units(repair(trial.gradients), spread=self.spread)
-        return Measured(sums, nonfinite_elements(trial.gradients))
+        gradients, repaired = trial.gradients, jnp.zeros((), jnp.int32)
+        if self._repairs:
+            repaired, gradients = nonfinite_elements(gradients), repair(gradients)
+            if self.axis_name is not None:
+                repaired = jax.lax.psum(repaired, self.axis_name)
+        sums = sums_in_both_units(gradients, spread=self.spread)
+        return Measured(sums_over_shards(sums, gradients, self.axis_name), repaired)
 
     def _judge(
         self, trial: Trial, layout: Layout, core: judging.Core, measured: Measured
-    ) -> tuple[tuple[Any, ...], Verdict, StepStats]:
+    ) -> tuple[judging.Judged, StepStats]:
         stats = step_stats(
             layout,
             measured.sums,
@@ -151,15 +168,17 @@ class Applier:
             metrics=trial.metrics,
             repaired=measured.repaired,
             unit=trial.unit,
+            damaged=trial.damaged,
         )
         squarable = self.finite_check == "headroom"
-        states, decision = judging.judge(
-            self.guards or (), core, stats, squarable=squarable
-        )
-        return states, decision, stats
+        judged = judging.judge(self.guards or (), core, stats, squarable=squarable)
+        return judged, stats
 
     def _update(self, trial: Trial, decision: Verdict):
-        """Run the inner optimizer; return new params, new state, and if all is well."""
+        """Run the inner optimizer; return new params, new state, and what it loses.
+
+        That is -1 for nothing, or the first parameter, see `blame.lost_parameter`.
+        """
         scale = decision.gradient_scale
         if trial.unit is not None:
             scale = divided(scale, trial.unit)
@@ -172,9 +191,10 @@ class Applier:
         updates = scale_leaves(updates, decision.update_scale)
         params = optax.apply_updates(trial.params, updates)
         if self.finite_check == "outcome":
-            fine = ~becomes_nonfinite(trial.params, params)
-            fine &= ~becomes_nonfinite(trial.inner, inner)
-            return params, inner, fine | decision.waive
+            lost = lost_parameter(
+                trial.params, params, trial.inner, inner, self.axis_name
+            )
+            return params, inner, jnp.where(decision.waive, NONE, lost)
 
         def keep(new: jax.Array, old: jax.Array) -> jax.Array:
             # The last line of defense: nothing turns non-finite unless it is waived.
@@ -182,7 +202,7 @@ class Applier:
             return jnp.where(fine, new, old)
 
         kept = jax.tree.map(keep, params, trial.params)
-        return kept, inner, jnp.ones((), jnp.bool_)
+        return kept, inner, jnp.int32(NONE)
 
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure for the telemetry and apply, whatever it is."""
@@ -192,27 +212,27 @@ class Applier:
             plain = sums_of_squares(trial.gradients)
             measured = remeasured(trial.gradients, plain, repairs=False)
         layout = layout_of(trial.gradients)
-        _, seen, stats = self._judge(trial, layout, core, measured)
+        seen, stats = self._judge(trial, layout, core, measured)
         updates, inner = self.optimizer.update(
             trial.gradients, trial.inner, trial.params, **trial.extra
         )
         params = optax.apply_updates(trial.params, updates)
-        decision = verdict(alerts=seen.alerts)
-        applied = jnp.ones((), jnp.bool_)
-        return _outcome(params, inner, applied, stats, decision, core, ())
+        judged = seen._replace(decision=verdict(alerts=seen.decision.alerts))
+        return self._outcome(params, inner, jnp.int32(NONE), stats, judged, core)
 
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
         layout, measured = layout_of(trial.gradients), self._measured(trial)
-        states, decision, stats = self._judge(trial, layout, core, measured)
-        params, inner, fine = self._update(trial, decision)
-        applied = decision.accept & fine
+        judged, stats = self._judge(trial, layout, core, measured)
+        params, inner, lost = self._update(trial, judged.decision)
+        applied = judged.decision.accept & (lost < 0)
         params = select(applied, params, trial.params)
         inner = select(applied, inner, trial.inner)
-        return _outcome(params, inner, applied, stats, decision, core, states)
+        return self._outcome(params, inner, lost, stats, judged, core)
 
     def _branch(self, trial: Trial, core: judging.Core) -> Outcome:
         # Reduced across devices, both sums in one pass are one exchange instead of two.
-        whole = self._measured(trial) if self.spread else None
+        together = self.spread or self.axis_name is not None
+        whole = self._measured(trial) if together else None
         plain = whole.sums.plain if whole else sums_of_squares(trial.gradients)
         layout = layout_of(trial.gradients)
         # Only scalars are judged; as two vectors they cross the loop in, and out.
@@ -228,26 +248,28 @@ class Applier:
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
         first = whole or Measured(Sums(plain, plain), jnp.zeros((), jnp.int32))
         shapes = judge(scalars, packed, first)
+        nothing = jnp.int32(NONE)
 
-        def decide(judged, applied, params, inner):
+        def decide(seen, lost, params, inner):
             measured = whole or remeasured(
                 trial.gradients, plain, repairs=self._repairs
             )
-            judged = judge(scalars, packed, measured)
-            to_apply = judged[1].accept
-            return no, to_apply, pack(judged, by_place=True), applied, params, inner
+            judged, stats = judge(scalars, packed, measured)
+            to_apply = judged.decision.accept
+            seen = pack((judged, stats), by_place=True)
+            return no, to_apply, seen, lost, params, inner
 
-        def apply(judged, applied, params, inner):
-            del applied
+        def apply(seen, lost, params, inner):
+            del lost
             now = trial._replace(params=params, inner=inner)
-            _, decision, _ = unpack(judged, shapes)
+            decision = unpack(seen, shapes)[0].decision
             scale = apart(decision.gradient_scale)
             decision = decision._replace(gradient_scale=scale)
-            new_params, new_inner, fine = self._update(now, decision)
+            new_params, new_inner, lost = self._update(now, decision)
             if self.finite_check == "outcome":
-                new_params = select(fine, new_params, params)
-                new_inner = select(fine, new_inner, inner)
-            return no, no, judged, fine, new_params, new_inner
+                new_params = select(lost < 0, new_params, params)
+                new_inner = select(lost < 0, new_inner, inner)
+            return no, no, seen, lost, new_params, new_inner
 
         def body(carry: Any):
             _, to_apply, *rest = carry
@@ -260,12 +282,47 @@ class Applier:
             # copies the whole body in each pass to see how that is counted.
             return carry[0] | carry[1]
 
-        judged = pack(jax.tree.map(jnp.zeros_like, shapes))
-        carry = (yes, no, judged, no, trial.params, trial.inner)
+        seen = pack(jax.tree.map(jnp.zeros_like, shapes))
+        carry = (yes, no, seen, nothing, trial.params, trial.inner)
         carry = jax.lax.while_loop(unfinished, body, carry)
-        judged, applied, params, inner = carry[2:]
-        states, decision, stats = unpack(judged, shapes)
-        return _outcome(params, inner, applied, stats, decision, core, states)
+        seen, lost, params, inner = carry[2:]
+        judged, stats = unpack(seen, shapes)
+        return self._outcome(params, inner, lost, stats, judged, core)
+
+    def _outcome(
+        self,
+        params: Params,
+        inner: PyTree,
+        lost: Count,
+        stats: StepStats,
+        judged: judging.Judged,
+        core: judging.Core,
+    ) -> Outcome:
+        guards = self.guards or ()
+        judged, applied, stats = settled(judged, lost, stats)
+        core = judging.advance(core, guards, judged, stats, applied)
+        decision, rings = judged.decision, judged.rings
+        return Outcome(params, inner, applied, stats, decision, rings, core)
+
+
+def settled(
+    judged: judging.Judged, lost: Count, stats: StepStats
+) -> tuple[judging.Judged, Flag, StepStats]:
+    """Return what was judged, with what became of it, and whether it was applied.
+
+    Args:
+        judged: What the guards said.
+        lost: What an accepted step would have lost, see `blame.lost_parameter`.
+        stats: What was measured.
+    """
+    decision = judged.decision
+    failed = decision.accept & (lost >= 0)
+    alerts = decision.alerts | Alert.NONFINITE_STATE.when(failed)
+    judged = judged._replace(decision=decision._replace(alerts=alerts))
+    named = failed & (lost < len(stats.layout.leaves)) & (stats.first_bad_leaf < 0)
+    leaf = jnp.where(named, lost, stats.first_bad_leaf)
+    stats = dataclasses.replace(stats, first_bad_leaf=leaf)
+    return judged, decision.accept & ~failed, stats
 
 
 def fresh_state(
@@ -276,9 +333,25 @@ def fresh_state(
     return jax.tree.map(lambda new, old: new.astype(old.dtype), fresh, like)
 
 
-def _outcome(params, inner, applied, stats, decision, core, states) -> Outcome:
-    state_lost = decision.accept & ~applied
-    alerts = decision.alerts | Alert.NONFINITE_STATE.when(state_lost)
-    decision = decision._replace(alerts=alerts)
-    core = judging.advance(core, states, decision, applied)
-    return Outcome(params, inner, applied, stats, decision, core)
+def settled_state(
+    optimizer: optax.GradientTransformationExtraArgs, state: PyTree, params: Params
+) -> PyTree:
+    """Return the state of an optimizer in the dtypes that it has after an update.
+
+    Some optimizers widen their state in the first update, such as moments of bfloat16
+    under float32 hyperparameters; a loop needs one dtype throughout.
+
+    Args:
+        optimizer: The optimizer.
+        state: Its first state.
+        params: The parameters.
+    """
+
+    def update(params: Params, state: PyTree) -> PyTree:
+        return optimizer.update(params, state, params, value=jnp.float32(0))[1]
+
+    try:
+        after = jax.eval_shape(update, params, state)
+    except Exception:  # one that needs more arguments is left as it is
+        return state
+    return jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), state, after)

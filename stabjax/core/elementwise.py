@@ -100,29 +100,15 @@ def repair(tree: PyTree) -> PyTree:
 
 
 def nonfinite_elements(tree: PyTree) -> Count:
-    """Return how many elements are not finite; exact to 2**24, at most 2**31 - 128."""
-    counts = [
-        jnp.sum(~jnp.isfinite(leaf), dtype=jnp.float32)
-        for leaf in jax.tree.leaves(tree)
-        if is_inexact(leaf)
-    ]
-    total = sum(counts, jnp.zeros((), jnp.float32))
-    return jnp.minimum(total, jnp.float32(2**31 - 128)).astype(jnp.int32)
+    """Return how many elements are not finite; stops at the largest int32."""
+    total = jnp.zeros((), jnp.int32)
+    for leaf in jax.tree.leaves(tree):
+        if is_inexact(leaf):
+            total = saturating_sum(total, jnp.sum(~jnp.isfinite(leaf), dtype=jnp.int32))
+    return total
 
 
-def becomes_nonfinite(old: PyTree, new: PyTree) -> Flag:
-    """Return whether any element that was finite no longer is."""
-
-    def lost(before: jax.Array, after: jax.Array) -> Scalar:
-        gone = jnp.isfinite(before) & ~jnp.isfinite(after)
-        # Counted, not or-ed: across devices XLA joins it with the sums of the step.
-        return jnp.sum(gone, dtype=jnp.float32)
-
-    counts = [
-        lost(before, after)
-        for before, after in zip(
-            jax.tree.leaves(old), jax.tree.leaves(new), strict=True
-        )
-        if is_inexact(after)
-    ]
-    return sum(counts, jnp.zeros((), jnp.float32)) > 0
+def saturating_sum(first: Count, second: Count) -> Count:
+    """Return the sum of two counts, or the largest int32 if that is less."""
+    room = jnp.iinfo(jnp.int32).max - first
+    return first + jnp.minimum(second, room)

@@ -9,6 +9,7 @@ import numpy as np
 
 from stabjax.core.headroom import LARGEST_SQUARABLE
 from stabjax.core.measure import Progress, group_norms
+from stabjax.core.running import count_where
 from stabjax.types import (
     MANY_GROUPS,
     Alert,
@@ -17,6 +18,7 @@ from stabjax.types import (
     GroupScale,
     Guard,
     Scalar,
+    StepOutcome,
     StepStats,
     Verdict,
     verdict,
@@ -36,7 +38,10 @@ class Core(NamedTuple):
         consecutive_refused: Streak of refusals.
         halted: A guard asked to halt; every later step is refused.
         rollbacks: Times the state returned to a snapshot.
-        update_norm: Norm of the last applied update.
+        damaged: First leaf of the parameters that was not finite when the run began,
+            or -1.
+        update_measured: Whether an update has been measured.
+        update_norm: Norm of the last applied update; zero before the first.
         update_ratio: The same over the norm of the parameters.
         guards: One state per guard.
     """
@@ -47,6 +52,8 @@ class Core(NamedTuple):
     consecutive_refused: Count
     halted: Flag
     rollbacks: Count
+    damaged: Count
+    update_measured: Flag
     update_norm: Scalar
     update_ratio: Scalar
     guards: tuple[Any, ...]
@@ -57,9 +64,36 @@ class Core(NamedTuple):
             self.step,
             self.applied,
             self.consecutive_refused,
+            self.update_measured,
             self.update_norm,
             self.update_ratio,
         )
+
+    def with_movement(self, norm: Scalar, ratio: Scalar, moved: Flag) -> "Core":
+        """Return the core with the last update, if it is a new one.
+
+        After a refusal nothing has moved: the last real update still stands, and has
+        been judged already.
+        """
+        return self._replace(
+            update_measured=self.update_measured | moved,
+            update_norm=jnp.where(moved, norm, self.update_norm),
+            update_ratio=jnp.where(moved, ratio, self.update_ratio),
+        )
+
+
+class Judged(NamedTuple):
+    """What all guards say about a step.
+
+    Attributes:
+        states: The state of each guard, before it learns from the outcome.
+        decision: The combined verdict.
+        rings: Bits of `Alert` that each guard raised.
+    """
+
+    states: tuple[Any, ...]
+    decision: Verdict
+    rings: tuple[Count, ...]
 
 
 def init_core(guards: Sequence[Guard]) -> Core:
@@ -72,8 +106,10 @@ def init_core(guards: Sequence[Guard]) -> Core:
         consecutive_refused=zero(),
         halted=jnp.zeros((), jnp.bool_),
         rollbacks=zero(),
-        update_norm=jnp.full((), jnp.nan, jnp.float32),
-        update_ratio=jnp.full((), jnp.nan, jnp.float32),
+        damaged=jnp.full((), -1, jnp.int32),
+        update_measured=jnp.zeros((), jnp.bool_),
+        update_norm=jnp.zeros((), jnp.float32),
+        update_ratio=jnp.zeros((), jnp.float32),
         guards=tuple(guard.init() for guard in guards),
     )
 
@@ -130,7 +166,7 @@ def _crossed(first: GroupScale, second: GroupScale) -> GroupScale:
 
 def judge(
     guards: Sequence[Guard], core: Core, stats: StepStats, *, squarable: bool
-) -> tuple[tuple[Any, ...], Verdict]:
+) -> Judged:
     """Let every guard judge, add the finite contract, and decide.
 
     A step is accepted if loss, every component and the gradient are finite, every
@@ -145,12 +181,13 @@ def judge(
             optimizer, which then never moves that parameter again.
 
     Returns:
-        The new states of the guards and the one verdict.
+        The states of the guards, the one verdict, and who rang.
     """
-    states, decision = [], _finite_contract(stats)
+    states, rings, decision = [], [], _finite_contract(stats)
     for guard, state in zip(guards, core.guards, strict=True):
         state, opinion = guard.judge(state, stats)
         states.append(state)
+        rings.append(opinion.alerts)
         decision = combine_verdicts(decision, opinion)
     decision = _waived(decision, stats)
     if squarable:
@@ -168,9 +205,10 @@ def judge(
     )
     # A step from which the state returns to a snapshot is not applied as well.
     accept = decision.accept & ~halt & ~back
-    return tuple(states), decision._replace(
+    decision = decision._replace(
         accept=accept, roll_back=back, halt=halt, reset_moments=reset, alerts=alerts
     )
+    return Judged(tuple(states), decision, tuple(rings))
 
 
 def _holds(stats: StepStats) -> Flag:
@@ -179,13 +217,17 @@ def _holds(stats: StepStats) -> Flag:
 
 
 def _finite_contract(stats: StepStats) -> Verdict:
+    # Too large to be scaled: float32 holds no reciprocal of such a norm.
+    too_large = stats.gradient_finite & ~(stats.grad_norm <= LARGEST_NORM)
     return verdict(
         accept=_holds(stats),
-        alerts=Alert.NONFINITE_LOSS.when(~stats.loss_finite)
+        alerts=Alert.GRADIENT_RANGE.when(too_large)
+        | Alert.NONFINITE_LOSS.when(~stats.loss_finite)
         | Alert.NONFINITE_COMPONENT.when(~stats.components_finite)
         | Alert.NONFINITE_GRADIENT.when(~stats.gradient_finite)
         | Alert.NONFINITE_STATE.when(~stats.model_state_finite)
-        | Alert.NORM_OVERFLOW.when(stats.overflow),
+        | Alert.NORM_OVERFLOW.when(stats.overflow)
+        | Alert.DAMAGED_BEFORE.when(stats.damaged_before),
     )
 
 
@@ -220,26 +262,38 @@ def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
 
 
 def advance(
-    core: Core, states: tuple[Any, ...], decision: Verdict, applied: Flag
+    core: Core,
+    guards: Sequence[Guard],
+    judged: Judged,
+    stats: StepStats,
+    applied: Flag,
 ) -> Core:
-    """Count the step.
+    """Count the step, and let the guards learn from what became of it.
 
     Args:
         core: State before the step.
-        states: New guard states from `judge`.
-        decision: The verdict.
+        guards: The guards, in the order of ``judged.states``.
+        judged: From `judge`; its alerts are final.
+        stats: What was judged.
         applied: Whether the step was in fact applied; not more than accepted.
 
     Returns:
         The state for the next step.
     """
-    one = applied.astype(jnp.int32)
+    decision = judged.decision
+    lost = decision.accept & ~applied
+    outcome = StepOutcome(applied, lost, decision.alerts)
+    states = [
+        state if guard.learn is None else guard.learn(state, stats, outcome)
+        for guard, state in zip(guards, judged.states, strict=True)
+    ]
+    streak = count_where(core.consecutive_refused, ~applied)
     return core._replace(
-        step=core.step + 1,
-        applied=core.applied + one,
-        refused=core.refused + (1 - one),
-        consecutive_refused=jnp.where(applied, 0, core.consecutive_refused + 1),
+        step=count_where(core.step, jnp.ones((), jnp.bool_)),
+        applied=count_where(core.applied, applied),
+        refused=count_where(core.refused, ~applied),
+        consecutive_refused=jnp.where(applied, 0, streak),
         halted=decision.halt,
-        rollbacks=core.rollbacks + decision.roll_back.astype(jnp.int32),
-        guards=states,
+        rollbacks=count_where(core.rollbacks, decision.roll_back),
+        guards=tuple(states),
     )

@@ -1,30 +1,44 @@
 """The scalars of a step: norms, finiteness, first bad leaf."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from stabjax.core.sums import SMALL_UNIT, Sums, square_in_unit
+from stabjax.core.sums import SMALL_UNIT, Sums, norm_of, square_in_unit
 from stabjax.types import Aux, Count, Flag, Layout, Scalar, StepStats
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:
     """Return the named loss components of ``aux`` in float32."""
     return {
-        name: jnp.asarray(value, jnp.float32)
+        name: in_float32(value)
         for name, value in sorted(aux.items())
         if name.startswith(("raw/", "weighted/"))
     }
+
+
+def in_float32(value: Any) -> Scalar:
+    """Return a scalar in float32; a finite one beyond its range is its largest number.
+
+    A loss in float64 may be 1e300 and sound.
+    """
+    value = jnp.asarray(value)
+    narrow = value.astype(jnp.float32)
+    if jnp.promote_types(value.dtype, jnp.float32) == jnp.float32:
+        return narrow
+    largest = jnp.float32(jnp.finfo(jnp.float32).max)
+    within = jnp.clip(narrow, -largest, largest)
+    return jnp.where(jnp.isfinite(value), within, narrow)
 
 
 def metrics_of(aux: Aux) -> dict[str, Scalar]:
     """Return every other scalar of ``aux`` in float32."""
     components = components_of(aux)
     return {
-        name: jnp.asarray(value).astype(jnp.float32)
+        name: in_float32(value)
         for name, value in sorted(aux.items())
         if name != "model_state" and name not in components
     }
@@ -37,13 +51,15 @@ class Progress(NamedTuple):
         step: Attempted steps.
         applied: Applied steps.
         consecutive_refused: Streak of refusals.
-        update_norm: Norm of the last applied update, NaN if not measured.
+        update_measured: Whether an update has been measured.
+        update_norm: Norm of the last applied update.
         update_ratio: The same over the norm of the parameters.
     """
 
     step: Count
     applied: Count
     consecutive_refused: Count
+    update_measured: Flag
     update_norm: Scalar
     update_ratio: Scalar
 
@@ -59,6 +75,7 @@ def step_stats(
     metrics: dict[str, Scalar] | None = None,
     repaired: Count | int = 0,
     unit: Scalar | None = None,
+    damaged: Count | int = -1,
 ) -> StepStats:
     """Turn the sums of one step into the scalars that guards judge on.
 
@@ -74,11 +91,12 @@ def step_stats(
         metrics: From `metrics_of`.
         repaired: How many elements were set to zero before.
         unit: What the gradient was multiplied by; norms are divided by it.
+        damaged: First parameter that was not finite before the step, or -1.
 
     Returns:
         The statistics: scalars, and one norm per leaf.
     """
-    loss = jnp.asarray(loss, jnp.float32)
+    loss = in_float32(loss)
     plain, small = sums
     leaf_norms = jnp.sqrt(plain)
     leaf_finite = jnp.isfinite(plain)
@@ -89,25 +107,31 @@ def step_stats(
     gradient_finite = first_bad < 0
     # The sum over leaves can overflow although no leaf does.
     overflow = gradient_finite & jnp.isinf(total)
-    grad_norm = jnp.where(overflow, jnp.sqrt(huge) / SMALL_UNIT, jnp.sqrt(total))
+    grad_norm = norm_of(total, huge)
     if unit is not None:
         grad_norm, leaf_norms = grad_norm / unit, leaf_norms / unit
     fine = _finite_flags(components)
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
+    finite = loss_finite & jnp.all(fine) & gradient_finite & state_finite
+    damaged = jnp.asarray(damaged, jnp.int32)
+    # What was damaged before is the cause of what is not finite now.
+    blamed = ~finite & (damaged >= 0)
     return StepStats(
         loss=loss,
         components=components,
-        grad_norm=jnp.where(gradient_finite, grad_norm, jnp.float32(jnp.nan)),
+        grad_norm=jnp.where(gradient_finite, grad_norm, np.float32(np.nan)),
         leaf_norms=leaf_norms,
-        finite=loss_finite & jnp.all(fine) & gradient_finite & state_finite,
+        finite=finite,
         loss_finite=loss_finite,
         components_finite=jnp.all(fine),
         gradient_finite=gradient_finite,
         model_state_finite=state_finite,
         overflow=overflow,
-        first_bad_leaf=first_bad,
+        damaged_before=blamed,
+        first_bad_leaf=jnp.where(blamed, damaged, first_bad),
         first_bad_component=_first(~fine),
+        update_measured=progress.update_measured,
         update_norm=progress.update_norm,
         update_ratio=progress.update_ratio,
         step=progress.step,

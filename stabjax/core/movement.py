@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact
+from stabjax.core.sums import SMALL_UNIT, norm_of, square_in_unit
 from stabjax.types import Scalar
 
 SAMPLE_SIZE = 4096
@@ -83,16 +84,25 @@ def movement(
 
     Returns:
         The sample now, the norm [parameter], and the norm over that of the
-        parameters [dimensionless]. Both are NaN where nothing is sampled.
+        parameters [dimensionless]. Both are zero where nothing is sampled.
     """
     if before.shape[0] == 0:
-        return before, jnp.float32(jnp.nan), jnp.float32(jnp.nan)
+        return before, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     now = sample(params)
     represented = _elements_represented(params)
     weights = jnp.asarray(np.pad(represented, (0, now.size - represented.size)))
-    squares = jnp.stack([jnp.square(now - before), jnp.square(now)])
-    norm, size = jnp.sqrt(jnp.sum(squares * weights[None, :], axis=1))
+    rows = jnp.stack([now - before, now])
+    norm, size = _root_of_sum(rows, weights[None, :])
     return now, norm, norm / jnp.maximum(size, jnp.float32(1e-30))
+
+
+def _root_of_sum(rows: Array, weights: Array) -> Array:
+    # In both units: an update so large that its square overflows is the largest spike.
+    plain, small = (
+        jnp.sum(square_in_unit(rows, unit) * weights, axis=1)
+        for unit in (1.0, SMALL_UNIT)
+    )
+    return norm_of(plain, small)
 
 
 def _strided(params: PyTree) -> list[tuple[Any, tuple[int, ...]]]:
@@ -116,10 +126,20 @@ def _elements_represented(params: PyTree) -> np.ndarray:
     """Return for each sampled element how many elements it stands for."""
     shares, sampled = [], []
     for leaf, strides in _strided(params):
-        taken = math.prod(
-            math.ceil(size / stride)
-            for size, stride in zip(leaf.shape, strides, strict=True)
-        )
+        taken = _sampled(leaf.shape, strides)
         shares.append(leaf.size / taken)
         sampled.append(taken)
     return np.repeat(np.asarray(shares, np.float32), sampled)
+
+
+def leaf_of_element(params: PyTree) -> np.ndarray:
+    """Return for each sampled element the index of its leaf, int32."""
+    leaves: list[Any] = jax.tree.leaves(params)
+    places = [i for i, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.size]
+    sizes = [_sampled(leaf.shape, strides) for leaf, strides in _strided(params)]
+    return np.repeat(np.asarray(places, np.int32), sizes)
+
+
+def _sampled(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    pairs = zip(shape, strides, strict=True)
+    return math.prod(math.ceil(size / stride) for size, stride in pairs)

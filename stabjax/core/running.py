@@ -9,6 +9,7 @@ def running_mean(
     value: Float[Array, "..."],
     seen: Int[Array, "..."],
     decay: float,
+    where: Bool[Array, "..."] | bool = True,
 ) -> Float[Array, "..."]:
     """Move a mean toward a value; the plain average while little has been seen.
 
@@ -21,6 +22,7 @@ def running_mean(
         value: The new value, same shape.
         seen: How many values the mean holds.
         decay: Memory of the exponential mean, in [0, 1).
+        where: Where the value counts.
 
     Returns:
         The new mean.
@@ -28,7 +30,7 @@ def running_mean(
     weight = jnp.maximum(1.0 / (seen + 1).astype(jnp.float32), 1.0 - decay)
     moved = mean + weight * (value - mean)
     # Not of the value alone: the way between two huge finite ones is infinite.
-    return jnp.where(jnp.isfinite(moved), moved, mean)
+    return jnp.where(jnp.isfinite(moved) & where, moved, mean)
 
 
 def count_where(
@@ -44,6 +46,7 @@ def running_geometric_mean(
     value: Float[Array, "..."],
     seen: Int[Array, "..."],
     decay: float,
+    where: Bool[Array, "..."] | bool = True,
 ) -> Float[Array, "..."]:
     """Move a mean of positive values as `running_mean` does, on their logarithms.
 
@@ -55,6 +58,7 @@ def running_geometric_mean(
         value: The new value, >= 0; zero counts as 1e-30.
         seen: How many values the mean holds.
         decay: Memory of the exponential mean, in [0, 1).
+        where: Where the value counts.
 
     Returns:
         The new mean.
@@ -64,4 +68,4 @@ def running_geometric_mean(
     log_value = jnp.log(jnp.maximum(value, smallest))
     log_mean = jnp.log(jnp.maximum(mean, smallest))
     moved = jnp.exp(running_mean(log_mean, log_value, seen, decay))
-    return jnp.where(jnp.isfinite(log_value), moved, mean)
+    return jnp.where(jnp.isfinite(log_value) & where, moved, mean)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from stabjax.core.elementwise import saturating_sum
 from stabjax.core.layout import is_inexact
 from stabjax.types import Count
 
@@ -131,6 +132,22 @@ def square_in_unit(x: Float[Array, "..."], unit: float) -> Float[Array, "..."]:
     return jnp.square(scaled)
 
 
+def norm_of(
+    plain: Float[Array, "..."], small: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Return the root of sums of squares that are given in both units.
+
+    Args:
+        plain: The sums in unit one; infinite where they overflow.
+        small: The same of everything times `SMALL_UNIT`.
+
+    Returns:
+        The roots, same shape, without overflow up to 3e38.
+    """
+    root = jnp.sqrt(plain)
+    return jnp.where(jnp.isinf(root), jnp.sqrt(small) / SMALL_UNIT, root)
+
+
 def _sums(leaf: Array, units: tuple[float, ...], axis: int | None) -> tuple[Array, ...]:
     if not is_inexact(leaf):
         return tuple(jnp.zeros((), jnp.float32) for _ in units)
@@ -181,8 +198,9 @@ def remeasured(
     none = jnp.zeros((), jnp.int32)
 
     def as_they_are() -> Measured:
-        # Infinite: what is not measured proves nothing finite.
-        return Measured(Sums(plain, jnp.full_like(plain, jnp.inf)), none)
+        # No sum is infinite here: the same number in the other unit.
+        small = square_in_unit(jnp.sqrt(plain), SMALL_UNIT)
+        return Measured(Sums(plain, small), none)
 
     def in_small_unit() -> Measured:
         return Measured(Sums(plain, sums_of_squares(gradients, SMALL_UNIT)), none)
@@ -196,29 +214,31 @@ def remeasured(
 
 def _repaired_sums(gradients: PyTree) -> Measured:
     """Take both sums of the finite elements, and count the others, block by block."""
-    nothing = jnp.zeros((3, 0), jnp.float32)
-    found = [_sums_of_blocks(leaf)[:, None] for leaf in jax.tree.leaves(gradients)]
-    plain, small, counts = jnp.concatenate([nothing, *found], axis=1)
-    count = jnp.minimum(jnp.sum(counts), jnp.float32(2**31 - 128))
-    return Measured(Sums(plain, small), count.astype(jnp.int32))
+    sums, repaired = [jnp.zeros((2, 0), jnp.float32)], jnp.zeros((), jnp.int32)
+    for leaf in jax.tree.leaves(gradients):
+        found, bad = _sums_of_blocks(leaf)
+        sums.append(found[:, None])
+        repaired = saturating_sum(repaired, bad)
+    return Measured(Sums(*jnp.concatenate(sums, axis=1)), repaired)
 
 
-def _sums_of_blocks(leaf: Array) -> Float[Array, "3"]:
+def _sums_of_blocks(leaf: Array) -> tuple[Float[Array, "2"], Count]:
     # In one piece, XLA on CPU would write out the repaired leaf and read it again.
     if not is_inexact(leaf):
-        return jnp.zeros((3,), jnp.float32)
+        return jnp.zeros((2,), jnp.float32), jnp.zeros((), jnp.int32)
     flat = leaf.reshape(-1)
     blocks, rest = divmod(flat.size, _BLOCK)
 
-    def sums(block: Array) -> Array:
+    def sums(block: Array) -> tuple[Array, Count]:
         fine = jnp.isfinite(block)
         kept = jnp.where(fine, block, jnp.zeros((), block.dtype))
-        bad = jnp.sum(~fine, dtype=jnp.float32)
-        return jnp.stack([*_sums(kept, (1.0, SMALL_UNIT), None), bad])
+        both = jnp.stack(_sums(kept, (1.0, SMALL_UNIT), None))
+        return both, jnp.sum(~fine, dtype=jnp.int32)
 
-    def add(index: Array, total: Array) -> Array:
+    def add(index: Array, total: tuple[Array, Count]) -> tuple[Array, Count]:
         block = jax.lax.dynamic_slice_in_dim(flat, index * _BLOCK, _BLOCK)
-        return total + sums(block)
+        both, bad = sums(block)
+        return total[0] + both, total[1] + bad
 
     total = sums(flat[flat.size - rest :])
     return jax.lax.fori_loop(0, blocks, add, total) if blocks else total

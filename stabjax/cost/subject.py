@@ -112,9 +112,8 @@ def _with_model(subject: Subject, config: Any) -> Subject:
 
 def _of_sections(overrides: Sequence[str]) -> Subject:
     from stabjax.config import build_optimizer
-    from stabjax.config.bind import bind
+    from stabjax.config.schema import bind_guards
     from stabjax.config.text import parse, put
-    from stabjax.guards import GUARDS
 
     document: dict[str, Any] = {}
     for text in overrides:
@@ -129,10 +128,7 @@ def _of_sections(overrides: Sequence[str]) -> Subject:
     entries = document.get("guards", [])
     if entries is not None and not isinstance(entries, list):
         raise ConfigError(f"cost: guards must be a list or null, got {show(entries)}.")
-    guards = None if entries is None else tuple(
-        bind(GUARDS, entry, source="cost", path=f"guards.{index}")
-        for index, entry in enumerate(entries)
-    )  # fmt: skip
+    guards = None if entries is None else bind_guards(entries, "cost")
     default = {"kind": "adamw", "learning_rate": 1e-3}
     optimizer = build_optimizer(document.get("optimizer", default), source="cost")
     return Subject(None, optimizer, guards, "cost", {})

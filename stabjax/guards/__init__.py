@@ -17,6 +17,7 @@ from stabjax.guards.dynamic_loss_scale import dynamic_loss_scale as dynamic_loss
 from stabjax.guards.empty_set import empty_set as empty_set
 from stabjax.guards.escalate import escalate as escalate
 from stabjax.guards.metric_range import metric_range as metric_range
+from stabjax.guards.recommended import recommended as recommended
 from stabjax.guards.reduce_on_plateau import reduce_on_plateau as reduce_on_plateau
 from stabjax.guards.repair_nonfinite import repair_nonfinite as repair_nonfinite
 from stabjax.guards.reset_moments import reset_moments as reset_moments
@@ -55,3 +56,5 @@ GUARDS: dict[str, Callable[..., Guard]] = {
         zclip,
     )
 }
+# Names that stand for several guards, wherever a configuration lists guards.
+PRESETS: dict[str, Callable[..., tuple[Guard, ...]]] = {"recommended": recommended}

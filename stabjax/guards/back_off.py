@@ -4,8 +4,18 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from stabjax.core.running import count_where
 from stabjax.guards import check
-from stabjax.types import Alert, Count, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Count,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 
 class BackOffState(NamedTuple):
@@ -23,16 +33,18 @@ class BackOffState(NamedTuple):
 def back_off(
     *,
     factor: float = 0.5,
-    after: int = 1,
-    recovery: int = 100,
-    min_scale: float = 1e-3,
+    after: int = 3,
+    recovery: int = 10,
+    min_scale: float = 0.1,
 ) -> Guard:
-    """Multiply the updates by ``factor`` after refusals, then recover to one.
+    """Multiply the updates by ``factor`` while refusals go on, then recover to one.
 
     Whatever refused the steps before this one, a streak of at least ``after``
     lowers the scale once per further refusal: ``max(scale * factor, min_scale)``.
     Each step that follows an accepted one raises it by ``factor**(-1/recovery)``,
-    so that one reduction is undone in ``recovery`` steps.
+    so that one reduction is undone in ``recovery`` steps, and all of them in tens of
+    steps. One refusal is no trouble, and lowers nothing. Where a guard takes a lasting
+    shift for the new level the scale is one again at once: the trouble was none.
 
     Args:
         factor: Multiplier per refusal, in (0, 1).
@@ -68,7 +80,14 @@ def back_off(
         raised = jnp.minimum(state.scale * growth, 1.0)
         scale = jnp.where(streak == 0, raised, state.scale)
         scale = jnp.where(lower, jnp.maximum(state.scale * factor, min_scale), scale)
-        state = BackOffState(scale, state.times + lower.astype(jnp.int32))
+        state = BackOffState(scale, count_where(state.times, lower))
         return state, verdict(update_scale=scale, alerts=Alert.BACK_OFF.when(lower))
 
-    return Guard(name, init, judge)
+    def learn(
+        state: BackOffState, stats: StepStats, outcome: StepOutcome
+    ) -> BackOffState:
+        del stats
+        rebased = (outcome.alerts & jnp.int32(Alert.REBASED.value)) != 0
+        return state._replace(scale=jnp.where(rebased, 1.0, state.scale))
+
+    return Guard(name, init, judge, learn)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from stabjax.core import groups as named
 from stabjax.core.measure import group_norms
@@ -17,6 +18,7 @@ from stabjax.types import (
     Guard,
     Layout,
     Scalar,
+    StepOutcome,
     StepStats,
     Verdict,
     verdict,
@@ -29,7 +31,7 @@ class ClipByBlockRmsState(NamedTuple):
     """Running statistics over all blocks.
 
     Attributes:
-        seen: Finite steps so far [steps].
+        seen: Applied steps in the statistics [steps].
         clip_fraction: Running share of blocks clipped, in [0, 1].
         clip_ratio: Smallest factor of the last step, in (0, 1].
     """
@@ -84,32 +86,45 @@ def clip_by_block_rms(
             clip_ratio=jnp.ones((), jnp.float32),
         )
 
-    def judge(
-        state: ClipByBlockRmsState, stats: StepStats
-    ) -> tuple[ClipByBlockRmsState, Verdict]:
+    def read(stats: StepStats) -> tuple[Array, Array, tuple[int, ...]]:
+        """Return which blocks are over, their factors, and the block of each leaf."""
         block_of_leaf, sizes = _blocks(name, stats.layout, prefixes)
-        if not sizes:
-            return state, verdict()
         norms = stats.leaf_norms
         if prefixes is not None:
             norms = jnp.stack(group_norms(norms, block_of_leaf, len(sizes)))
         bounds = threshold * np.sqrt(np.maximum(sizes, 1)).astype(np.float32)
         over = jnp.isfinite(norms) & (norms > bounds)
-        factors = jnp.where(over, bounds / norms, jnp.float32(1.0))
-        finite = stats.gradient_finite
-        share = jnp.mean(over.astype(jnp.float32))
-        share = jnp.where(finite, share, jnp.float32(jnp.nan))
-        state = ClipByBlockRmsState(
-            seen=count_where(state.seen, finite),
-            clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
-            clip_ratio=jnp.min(factors),
+        return (
+            over,
+            jnp.where(over, bounds / jnp.maximum(norms, bounds), 1.0),
+            block_of_leaf,
         )
+
+    def judge(
+        state: ClipByBlockRmsState, stats: StepStats
+    ) -> tuple[ClipByBlockRmsState, Verdict]:
+        if not stats.layout.leaves:
+            return state, verdict()
+        over, factors, block_of_leaf = read(stats)
         scale = GroupScale(tuple(jnp.unstack(factors)), block_of_leaf)
-        return state, verdict(
+        return state._replace(clip_ratio=jnp.min(factors)), verdict(
             accept=valid, gradient_scale=scale, alerts=Alert.CLIPPED.when(jnp.any(over))
         )
 
-    return Guard(name, init, judge)
+    def learn(
+        state: ClipByBlockRmsState, stats: StepStats, outcome: StepOutcome
+    ) -> ClipByBlockRmsState:
+        if not stats.layout.leaves:
+            return state
+        share = jnp.mean(read(stats)[0].astype(jnp.float32))
+        return state._replace(
+            seen=count_where(state.seen, outcome.applied),
+            clip_fraction=running_mean(
+                state.clip_fraction, share, state.seen, _DECAY, outcome.applied
+            ),
+        )
+
+    return Guard(name, init, judge, learn)
 
 
 def _blocks(

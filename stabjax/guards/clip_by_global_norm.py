@@ -10,7 +10,16 @@ from stabjax.core.running import (
     running_mean,
 )
 from stabjax.guards import check
-from stabjax.types import Alert, Count, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Count,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 # Half of what is remembered is of the last 70 steps.
 _DECAY = 0.99
@@ -20,9 +29,10 @@ class ClipByGlobalNormState(NamedTuple):
     """Running statistics of the clipping.
 
     Attributes:
-        seen: Finite norms so far [steps].
+        seen: Applied steps in the statistics [steps].
         clip_fraction: Running share of steps clipped, in [0, 1].
-        typical_norm: Running geometric mean of the norm before clipping [gradient].
+        typical_norm: Running geometric mean of the norm before clipping [gradient];
+            a norm of zero does not count.
         clip_ratio: Factor of the last step, in (0, 1].
     """
 
@@ -72,18 +82,25 @@ def clip_by_global_norm(*, max_norm: float | Scalar = 1.0) -> Guard:
     ) -> tuple[ClipByGlobalNormState, Verdict]:
         norm = stats.grad_norm
         clipped = jnp.isfinite(norm) & (norm > max_norm)
-        ratio = jnp.where(clipped, max_norm / norm, jnp.float32(1.0))
-        share = jnp.where(jnp.isfinite(norm), clipped.astype(jnp.float32), jnp.nan)
-        state = ClipByGlobalNormState(
-            seen=count_where(state.seen, jnp.isfinite(norm)),
-            clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
-            typical_norm=running_geometric_mean(
-                state.typical_norm, norm, state.seen, _DECAY
-            ),
-            clip_ratio=ratio,
-        )
+        ratio = jnp.where(clipped, max_norm / jnp.maximum(norm, max_norm), 1.0)
+        state = state._replace(clip_ratio=ratio)
         return state, verdict(
             accept=valid, gradient_scale=ratio, alerts=Alert.CLIPPED.when(clipped)
         )
 
-    return Guard(name, init, judge)
+    def learn(
+        state: ClipByGlobalNormState, stats: StepStats, outcome: StepOutcome
+    ) -> ClipByGlobalNormState:
+        norm, applied = stats.grad_norm, outcome.applied
+        clipped = (norm > max_norm).astype(jnp.float32)
+        return state._replace(
+            seen=count_where(state.seen, applied),
+            clip_fraction=running_mean(
+                state.clip_fraction, clipped, state.seen, _DECAY, applied
+            ),
+            typical_norm=running_geometric_mean(
+                state.typical_norm, norm, state.seen, _DECAY, applied & (norm > 0)
+            ),
+        )
+
+    return Guard(name, init, judge, learn)

@@ -20,6 +20,7 @@ from stabjax.types import (
     GroupScale,
     Guard,
     Scalar,
+    StepOutcome,
     StepStats,
     Verdict,
     verdict,
@@ -32,9 +33,10 @@ class ClipByGroupNormState(NamedTuple):
     """Running statistics per group; the last entry is the rest.
 
     Attributes:
-        seen: Finite norms so far [steps].
+        seen: Applied steps in the statistics [steps].
         clip_fraction: Running share of steps clipped, in [0, 1].
-        typical_norm: Running geometric mean of the norm before clipping [gradient].
+        typical_norm: Running geometric mean of the norm before clipping [gradient];
+            a norm of zero does not count.
     """
 
     seen: Int[Array, " groups"]
@@ -88,26 +90,28 @@ def clip_by_group_norm(
         norms = group_norms(stats.leaf_norms, members, len(labels))
         clipped = [jnp.isfinite(norm) & (norm > max_norm) for norm in norms]
         factors = tuple(
-            jnp.where(over, max_norm / norm, jnp.float32(1.0))
+            jnp.where(over, max_norm / jnp.maximum(norm, max_norm), jnp.float32(1.0))
             for over, norm in zip(clipped, norms, strict=True)
         )
         scale = GroupScale(factors, members)
         alerts = Alert.CLIPPED.when(functools.reduce(jnp.logical_or, clipped))
-        state = _counted(state, jnp.stack(norms), jnp.stack(clipped))
         return state, verdict(accept=valid, gradient_scale=scale, alerts=alerts)
 
-    return Guard(name, init, judge, labels=labels)
+    def learn(
+        state: ClipByGroupNormState, stats: StepStats, outcome: StepOutcome
+    ) -> ClipByGroupNormState:
+        members = named.members(name, stats.layout, prefixes)
+        norms = jnp.stack(group_norms(stats.leaf_norms, members, len(labels)))
+        applied = outcome.applied & jnp.isfinite(norms)
+        clipped = (norms > max_norm).astype(jnp.float32)
+        return ClipByGroupNormState(
+            seen=count_where(state.seen, applied),
+            clip_fraction=running_mean(
+                state.clip_fraction, clipped, state.seen, _DECAY, applied
+            ),
+            typical_norm=running_geometric_mean(
+                state.typical_norm, norms, state.seen, _DECAY, applied & (norms > 0)
+            ),
+        )
 
-
-def _counted(
-    state: ClipByGroupNormState, norms: Array, clipped: Array
-) -> ClipByGroupNormState:
-    finite = jnp.isfinite(norms)
-    share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
-    return ClipByGroupNormState(
-        seen=count_where(state.seen, finite),
-        clip_fraction=running_mean(state.clip_fraction, share, state.seen, _DECAY),
-        typical_norm=running_geometric_mean(
-            state.typical_norm, norms, state.seen, _DECAY
-        ),
-    )
+    return Guard(name, init, judge, learn, labels=labels)

@@ -78,4 +78,4 @@ def dead_gradient(
             alerts=Alert.DEAD_GRADIENT.when(fires),
         )
 
-    return Guard(name, init, judge, reads_loss=metric == metrics.LOSS)
+    return Guard(name, init, judge, subject=metric, reads_loss=metric == metrics.LOSS)

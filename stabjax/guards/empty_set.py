@@ -90,6 +90,7 @@ def empty_set(
         name,
         init,
         judge,
+        subject=metric,
         rolls_back=on_exhausted == "roll_back",
         reads_loss=metric == metrics.LOSS,
     )

@@ -4,8 +4,18 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from stabjax.core.running import count_where
 from stabjax.guards import check
-from stabjax.types import Count, Guard, StepStats, Verdict, verdict
+from stabjax.guards.streak import moved_share
+from stabjax.types import (
+    Count,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 
 class EscalateState(NamedTuple):
@@ -14,10 +24,12 @@ class EscalateState(NamedTuple):
     Attributes:
         since: Refusals in a row since the streak or the last rollback [steps].
         rollbacks: Rollbacks asked for.
+        share: Share of refusals of late, in [0, 1].
     """
 
     since: Count
     rollbacks: Count
+    share: Scalar
 
 
 def escalate(
@@ -25,6 +37,8 @@ def escalate(
     roll_back_after: int = 8,
     max_rollbacks: int = 3,
     halt_after: int = 50,
+    max_share: float = 0.45,
+    window: int = 100,
     reset_moments: bool = False,
 ) -> Guard:
     """Roll back after a streak of refusals, and halt when that does not help.
@@ -40,6 +54,9 @@ def escalate(
         roll_back_after: Refusals in a row that cause a rollback [steps], >= 1.
         max_rollbacks: Rollbacks before the halt, >= 0.
         halt_after: Refusals in a row that halt in any case [steps], >= 1.
+        max_share: Share of refusals among about the last ``window`` steps that counts
+            as a streak, in (0, 1]; 1 for none.
+        window: Length of that window [steps], >= 1.
         reset_moments: Whether a rollback also starts the optimizer anew, counters
             and schedules included, for a state that leads to the same place again.
 
@@ -62,20 +79,26 @@ def escalate(
     check.count(name, "max_rollbacks", max_rollbacks)
     check.count(name, "halt_after", halt_after, low=1)
 
+    check.in_range(name, "max_share", max_share, 0.0, 1.0, low_open=True)
+    check.count(name, "window", window, low=1)
+
     def init() -> EscalateState:
         return EscalateState(
-            since=jnp.zeros((), jnp.int32), rollbacks=jnp.zeros((), jnp.int32)
+            since=jnp.zeros((), jnp.int32),
+            rollbacks=jnp.zeros((), jnp.int32),
+            share=jnp.zeros((), jnp.float32),
         )
 
     def judge(state: EscalateState, stats: StepStats) -> tuple[EscalateState, Verdict]:
         streak = stats.consecutive_refused
-        since = jnp.where(streak == 0, 0, state.since + 1)
-        due = since >= roll_back_after
+        since = jnp.where(streak == 0, 0, count_where(state.since, streak > 0))
+        due = (since >= roll_back_after) | (state.share >= max_share)
         halt = (due & (state.rollbacks >= max_rollbacks)) | (streak >= halt_after)
         roll_back = due & ~halt
         state = EscalateState(
             since=jnp.where(roll_back, 0, since),
-            rollbacks=state.rollbacks + roll_back.astype(jnp.int32),
+            rollbacks=count_where(state.rollbacks, roll_back),
+            share=jnp.where(roll_back, 0.0, state.share),
         )
         return state, verdict(
             roll_back=roll_back,
@@ -83,10 +106,18 @@ def escalate(
             reset_moments=roll_back if reset_moments else False,
         )
 
+    def learn(
+        state: EscalateState, stats: StepStats, outcome: StepOutcome
+    ) -> EscalateState:
+        del stats
+        share = moved_share(state.share, ~outcome.applied, window)
+        return state._replace(share=share)
+
     return Guard(
         name,
         init,
         judge,
+        learn,
         rolls_back=max_rollbacks > 0,
         resets_moments=reset_moments,
     )

@@ -95,4 +95,4 @@ def metric_range(
             alerts=Alert.OUT_OF_RANGE.when(outside),
         )
 
-    return Guard(name, init, judge, reads_loss=metric == metrics.LOSS)
+    return Guard(name, init, judge, subject=metric, reads_loss=metric == metrics.LOSS)

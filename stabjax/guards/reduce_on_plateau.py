@@ -2,11 +2,23 @@
 
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
+from stabjax.core.running import count_where
 from stabjax.guards import check
 from stabjax.guards import metric as metrics
-from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Count,
+    Flag,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 
 class ReduceOnPlateauState(NamedTuple):
@@ -14,7 +26,8 @@ class ReduceOnPlateauState(NamedTuple):
 
     Attributes:
         scale: Present factor on the updates, in [min_scale, 1].
-        best: Best averaged loss; infinite until the first.
+        averages: Averages so far; before the first there is no best.
+        best: Best averaged loss.
         bad: Averages since the last improvement.
         cooldown_left: Averages to go before counting starts again.
         reductions: Times the scale was reduced.
@@ -23,6 +36,7 @@ class ReduceOnPlateauState(NamedTuple):
     """
 
     scale: Scalar
+    averages: Count
     best: Scalar
     bad: Count
     cooldown_left: Count
@@ -41,7 +55,7 @@ def reduce_on_plateau(
     cooldown: int = 0,
     min_scale: float = 0.0,
     min_change: float = 1e-8,
-    accumulation_size: int = 1,
+    accumulation_size: int = 100,
     metric: str = "loss",
 ) -> Guard:
     """Multiply the updates by ``factor`` after ``patience`` averages in vain.
@@ -64,7 +78,9 @@ def reduce_on_plateau(
         cooldown: Averages after a reduction that are not counted, >= 0.
         min_scale: Smallest scale, in [0, 1].
         min_change: Reductions smaller than this are not made, >= 0.
-        accumulation_size: Finite losses per average [steps], >= 1.
+        accumulation_size: Applied steps per average [steps], >= 1: as many as lie
+            between two evaluations. One is as in optax, where a plateau of a noisy
+            loss is ten steps long.
         metric: ``"loss"``, a component such as ``"raw/cross_entropy"``, or any other
             scalar that the loss reports.
 
@@ -92,12 +108,12 @@ def reduce_on_plateau(
     check.in_range(name, "min_scale", min_scale, 0.0, 1.0)
     check.in_range(name, "min_change", min_change, 0.0)
     check.count(name, "accumulation_size", accumulation_size, low=1)
-    worst = float("inf") if mode == "min" else -float("inf")
 
     def init() -> ReduceOnPlateauState:
         return ReduceOnPlateauState(
             scale=jnp.ones((), jnp.float32),
-            best=jnp.full((), worst, jnp.float32),
+            averages=jnp.zeros((), jnp.int32),
+            best=jnp.zeros((), jnp.float32),
             bad=jnp.zeros((), jnp.int32),
             cooldown_left=jnp.zeros((), jnp.int32),
             reductions=jnp.zeros((), jnp.int32),
@@ -105,48 +121,64 @@ def reduce_on_plateau(
             in_sum=jnp.zeros((), jnp.int32),
         )
 
-    def is_better(average: Scalar, best: Scalar) -> Flag:
+    def is_better(average: Scalar, state: ReduceOnPlateauState) -> Flag:
         margin = jnp.float32(threshold)
         if threshold_mode == "rel":
-            # Nothing has been seen yet: the infinite best is beaten by anything.
-            margin = margin * jnp.where(jnp.isfinite(best), jnp.abs(best), 0.0)
-        return average < best - margin if mode == "min" else average > best + margin
+            margin = margin * jnp.abs(state.best)
+        if mode == "min":
+            better = average < state.best - margin
+        else:
+            better = average > state.best + margin
+        return better | (state.averages == 0)
 
     def judge(
         state: ReduceOnPlateauState, stats: StepStats
     ) -> tuple[ReduceOnPlateauState, Verdict]:
-        loss = metrics.read(name, stats, metric)
-        finite = jnp.isfinite(loss) & stats.finite
+        seen = taken(state, stats, stats.finite)
+        reduced = seen.reductions > state.reductions
+        return state, verdict(
+            update_scale=seen.scale, alerts=Alert.PLATEAU.when(reduced)
+        )
+
+    def learn(
+        state: ReduceOnPlateauState, stats: StepStats, outcome: StepOutcome
+    ) -> ReduceOnPlateauState:
+        return taken(state, stats, outcome.applied)
+
+    def taken(
+        state: ReduceOnPlateauState, stats: StepStats, applied: Flag
+    ) -> ReduceOnPlateauState:
+        """Return the state with the loss of a step, if that is applied."""
+        value = metrics.read(name, stats, metric)
+        take = applied & jnp.isfinite(value)
         # Divided before it is added, so that no sum of finite losses overflows.
-        total = state.sum + jnp.where(finite, loss / accumulation_size, 0.0)
-        in_sum = state.in_sum + finite.astype(jnp.int32)
+        total = state.sum + jnp.where(take, value / accumulation_size, 0.0)
+        in_sum = count_where(state.in_sum, take)
         full = in_sum >= accumulation_size
-        better = is_better(total, state.best)
-        bad = jnp.where(better, 0, state.bad + 1)
-        cooling = state.cooldown_left > 0
-        bad = jnp.where(cooling, 0, bad)
-        due = full & (bad > patience)
+        waiting = state._replace(sum=total, in_sum=in_sum)
+        return jax.tree.map(
+            lambda a, w: jnp.where(full, a, w).astype(w.dtype),
+            averaged(state, total),
+            waiting,
+        )
+
+    def averaged(state: ReduceOnPlateauState, average: Scalar) -> ReduceOnPlateauState:
+        """Return the state after an average is complete."""
+        better = is_better(average, state)
+        bad = jnp.where(better | (state.cooldown_left > 0), 0, state.bad + 1)
+        due = bad > patience
         lower = jnp.maximum(state.scale * factor, min_scale)
         reduced = due & (state.scale - lower > min_change)
         cooldown_left = jnp.maximum(state.cooldown_left - 1, 0)
-        after = ReduceOnPlateauState(
+        return ReduceOnPlateauState(
             scale=jnp.where(reduced, lower, state.scale),
-            best=jnp.where(better, total, state.best),
+            averages=count_where(state.averages, jnp.ones((), jnp.bool_)),
+            best=jnp.where(better, average, state.best),
             bad=jnp.where(due, 0, bad),
             cooldown_left=jnp.where(due, cooldown, cooldown_left).astype(jnp.int32),
-            reductions=state.reductions + reduced.astype(jnp.int32),
+            reductions=count_where(state.reductions, reduced),
             sum=jnp.zeros((), jnp.float32),
             in_sum=jnp.zeros((), jnp.int32),
         )
-        waiting = state._replace(sum=total, in_sum=in_sum)
-        state = ReduceOnPlateauState(
-            *(
-                jnp.where(full, a, w).astype(w.dtype)
-                for a, w in zip(after, waiting, strict=True)
-            )
-        )
-        return state, verdict(
-            update_scale=state.scale, alerts=Alert.PLATEAU.when(reduced)
-        )
 
-    return Guard(name, init, judge, reads_loss=True)
+    return Guard(name, init, judge, learn, subject=metric, reads_loss=True)

@@ -77,4 +77,4 @@ def saturation(
             alerts=Alert.SATURATED.when(saturated),
         )
 
-    return Guard(name, init, judge, reads_loss=metric == metrics.LOSS)
+    return Guard(name, init, judge, subject=metric, reads_loss=metric == metrics.LOSS)

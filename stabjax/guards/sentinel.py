@@ -77,4 +77,4 @@ def sentinel(
             alerts=Alert.SENTINEL.when(fires),
         )
 
-    return Guard(name, init, judge, reads_loss=metric == metrics.LOSS)
+    return Guard(name, init, judge, subject=metric, reads_loss=metric == metrics.LOSS)

@@ -9,7 +9,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
-from stabjax.types import Alert, Guard, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 SIGNALS = ("loss", "gradient_norm", "update_norm")
 _ALERTS: dict[str, Alert] = dict(
@@ -19,8 +27,9 @@ _ALERTS: dict[str, Alert] = dict(
         strict=True,
     )
 )
-# Norms are judged by their logarithm. Below this one they are all alike: the
-# squares of their elements leave the range of float32, and the norm measures zero.
+# Norms are judged by their logarithm. One at or below this says that nothing was
+# measured: no labels, no reward, a rate of zero, a step between two emissions; or the
+# squares of its elements have left the range of float32.
 _SMALLEST_NORM = 1e-18
 # A twentieth of the level: rounding noise on a flat series is never a deviation.
 _RELATIVE_FLOOR = 0.05
@@ -30,52 +39,87 @@ _WARMUP_FACTOR = 100.0
 
 
 class SkipSpikesState(NamedTuple):
-    """Running level and spread per signal.
+    """Running level, spread and reach per signal.
 
     Attributes:
         seen: Values in the statistics [steps].
         center: Running mean: of the loss, or of the logarithm of a norm.
         spread: Running mean absolute deviation from it.
-        streak: Refusals of this signal since it was last learned [steps].
+        reach: The largest of late: distance of a loss from its center, or logarithm of
+            a norm.
+        streak: Refusals of this signal since it was last normal [steps].
         spikes: All refusals of this signal [steps].
+        spent: Refusals of late, each forgotten after about ``window`` steps.
     """
 
     seen: Int[Array, " signals"]
     center: Float[Array, " signals"]
     spread: Float[Array, " signals"]
+    reach: Float[Array, " signals"]
     streak: Int[Array, " signals"]
     spikes: Int[Array, " signals"]
+    spent: Scalar
+
+
+class _Reading(NamedTuple):
+    """What a step shows, per signal.
+
+    Attributes:
+        values: The signals.
+        measured: Whether each is a finite value that says something.
+        limit: The largest distance from the center that is accepted.
+        over: Whether it is exceeded.
+        refused: Whether the step is refused for it.
+    """
+
+    values: Float[Array, " signals"]
+    measured: Bool[Array, " signals"]
+    limit: Float[Array, " signals"]
+    over: Bool[Array, " signals"]
+    refused: Bool[Array, " signals"]
 
 
 def skip_spikes(
     *,
-    signals: Sequence[str] = SIGNALS,
+    signals: Sequence[str] = ("loss", "gradient_norm"),
     deviations: float = 6.0,
+    margin: float = 10.0,
     decay: float = 0.98,
+    memory: int = 1000,
     warmup: int = 20,
-    rebase_after: int = 20,
+    rebase_after: int = 3,
+    budget: int = 10,
+    window: int = 500,
 ) -> Guard:
-    """Refuse a step that stands more than ``deviations`` spreads above its level.
+    """Refuse a step that stands far above its level and above all it did of late.
 
     For each signal ``x`` (the loss; the logarithm of a norm) the step is refused if
-    ``x > center + deviations * max(spread, floor)``, where center and spread are
-    running means of ``x`` and of ``|x - center|`` over accepted steps.
+    ``x > center + deviations * max(spread, floor)`` and, besides, a norm is more than
+    ``margin`` times the largest of about the last ``memory`` steps, or a loss is more
+    than ``margin`` times as far from its center as in any of these. Center and spread
+    are running means of ``x`` and of ``|x - center|``. What a run has survived lately
+    is no spike: a restart of the schedule, a return to an earlier task, a heavy tail.
 
-    A step that is not finite or that this guard refuses never enters the statistics
-    of any signal. A lasting shift of level is accepted at the latest after
-    ``rebase_after`` refusals: the statistics then start anew from there. A flat
-    series never trips, because the floor is a twentieth of its level. During warm-up
-    a jump by a factor of 100 is refused already. The update norm is that of the step
-    before, a signal that often leads the loss; the step after such an update is
-    refused once, which is the moment for `back_off` to act.
+    All are learned from applied steps alone. A norm of exactly zero, a loss of exactly
+    zero and a step that is not finite say nothing and are neither judged nor learned.
+    A lasting shift of level costs at most ``rebase_after`` refusals; then the steps are
+    applied, the gradient scaled down to the limit, which follows by a factor of
+    ``margin`` per step. At most about ``budget`` steps of ``window`` are refused; with
+    that spent it tells, and scales to the limit, but refuses no more. During warm-up a
+    jump by a factor of 100 is refused already. The update norm is that of the step
+    before: the step after a large update is refused.
 
     Args:
         signals: Any of ``"loss"``, ``"gradient_norm"``, ``"update_norm"``.
         deviations: Allowed distance in mean absolute deviations, in (0, inf).
-        decay: Memory of the statistics, in [0, 1); 0.98 is about 50 steps.
+        margin: How many times the largest of late is still accepted, in [1, inf).
+        decay: Memory of level and spread, in [0, 1); 0.98 is about 50 steps.
+        memory: Memory of the largest [steps], >= 1.
         warmup: Values to see before the spread is trusted [steps], >= 2.
-        rebase_after: Refusals for one signal, with no accepted step between,
+        rebase_after: Refusals for one signal, with no normal step between,
             before its new level is taken [steps], >= 1.
+        budget: Refusals in a window before the guard only tells [steps], >= 1.
+        window: Length of that window [steps], >= 1.
 
     Returns:
         The guard.
@@ -85,7 +129,8 @@ def skip_spikes(
 
     Source:
         Own, after SkipStep of OLMo-core, whose window a NaN poisons and whose
-        standard deviation rejects rounding noise on a flat series.
+        standard deviation rejects rounding noise on a flat series; the largest of late
+        as in the rerun machine of Megatron-LM.
 
     Example:
         >>> skip_spikes(signals=["loss"], deviations=4.0).labels
@@ -99,9 +144,13 @@ def skip_spikes(
     if len(set(signals)) != len(signals):
         raise ValueError(f"{name}: signals must be distinct, got {signals!r}.")
     check.in_range(name, "deviations", deviations, 0.0, low_open=True)
+    check.in_range(name, "margin", margin, 1.0)
     check.in_range(name, "decay", decay, 0.0, 1.0, high_open=True)
+    check.count(name, "memory", memory, low=1)
     check.count(name, "warmup", warmup, low=2)
     check.count(name, "rebase_after", rebase_after, low=1)
+    check.count(name, "budget", budget, low=1)
+    check.count(name, "window", window, low=1)
     labels = tuple(signals)
     is_norm = np.asarray([signal != "loss" for signal in labels])
 
@@ -111,52 +160,70 @@ def skip_spikes(
             seen=jnp.zeros(shape, jnp.int32),
             center=jnp.zeros(shape, jnp.float32),
             spread=jnp.zeros(shape, jnp.float32),
+            reach=jnp.zeros(shape, jnp.float32),
             streak=jnp.zeros(shape, jnp.int32),
             spikes=jnp.zeros(shape, jnp.int32),
+            spent=jnp.zeros((), jnp.float32),
         )
+
+    def read(state: SkipSpikesState, stats: StepStats) -> _Reading:
+        values, measured = _signals(labels, stats)
+        limit = _limit(state, is_norm, deviations, margin, warmup)
+        over = measured & (state.seen > 0) & (values - state.center > limit)
+        # Rounded, since what was spent fades.
+        left = (state.streak < rebase_after) & (state.spent < budget - 0.5)
+        return _Reading(values, measured, limit, over, over & left)
 
     def judge(
         state: SkipSpikesState, stats: StepStats
     ) -> tuple[SkipSpikesState, Verdict]:
-        values, measured = _signals(labels, stats)
-        distance = values - state.center
-        over = measured & (distance > _limit(state, is_norm, deviations, warmup))
-        rebase = over & (state.streak >= rebase_after)
-        spike = over & ~rebase
+        seen = read(state, stats)
         # Scalar by scalar: a reduction would be a kernel of its own on a GPU.
         accept, alerts = jnp.ones((), jnp.bool_), jnp.zeros((), jnp.int32)
+        scale = jnp.ones((), jnp.float32)
         for index, signal in enumerate(labels):
-            accept &= ~spike[index]
-            alerts |= _ALERTS[signal].when(spike[index])
-        learn = measured & accept & stats.finite
-        rebased = rebase & learn
-        for index in range(len(labels)):
-            alerts |= Alert.REBASED.when(rebased[index])
-        state = _learn(state, values, learn, rebased, decay)
-        state = state._replace(
-            streak=jnp.where(learn, 0, count_where(state.streak, spike)),
-            spikes=count_where(state.spikes, spike),
-        )
-        return state, verdict(accept=accept, alerts=alerts)
+            accept &= ~seen.refused[index]
+            let_in = seen.over[index] & ~seen.refused[index]
+            lasting = let_in & (state.streak[index] >= rebase_after)
+            alerts |= _ALERTS[signal].when(seen.over[index] & ~lasting)
+            alerts |= Alert.REBASED.when(lasting)
+            if signal == "gradient_norm":
+                excess = seen.values[index] - state.center[index] - seen.limit[index]
+                scale = jnp.where(let_in, jnp.exp(-excess), scale)
+        return state, verdict(accept=accept, gradient_scale=scale, alerts=alerts)
 
-    reads_loss = "loss" in labels
-    return Guard(name, init, judge, labels=labels, reads_loss=reads_loss)
+    def learn(
+        state: SkipSpikesState, stats: StepStats, outcome: StepOutcome
+    ) -> SkipSpikesState:
+        seen = read(state, stats)
+        refused = jnp.zeros((), jnp.bool_)
+        for index in range(len(labels)):
+            refused |= seen.refused[index]
+        normal = seen.measured & outcome.applied & ~seen.over
+        return _learned(
+            state, seen, is_norm, outcome.applied, decay=decay, memory=memory
+        )._replace(
+            streak=jnp.where(normal, 0, count_where(state.streak, seen.refused)),
+            spikes=count_where(state.spikes, seen.refused),
+            spent=state.spent * (1 - 1 / window) + refused.astype(jnp.float32),
+        )
+
+    return Guard(name, init, judge, learn, labels=labels, reads_loss="loss" in labels)
 
 
 def _signals(
     labels: tuple[str, ...], stats: StepStats
 ) -> tuple[Float[Array, " signals"], Bool[Array, " signals"]]:
     """Return the signals and whether each is a fresh finite value."""
-    # After a refusal the last update is an old one, already judged.
-    fresh = (stats.consecutive_refused == 0) & (stats.applied > 0)
+    update = stats.update_is_new & (stats.update_norm > _SMALLEST_NORM)
     readings = {
-        "loss": (stats.loss, jnp.ones((), jnp.bool_)),
-        "gradient_norm": (_log(stats.grad_norm), jnp.ones((), jnp.bool_)),
-        "update_norm": (_log(stats.update_norm), fresh),
+        "loss": (stats.loss, stats.loss != 0),
+        "gradient_norm": (_log(stats.grad_norm), stats.grad_norm > _SMALLEST_NORM),
+        "update_norm": (_log(stats.update_norm), update),
     }
     values = jnp.stack([readings[label][0] for label in labels])
     measured = jnp.stack([readings[label][1] for label in labels])
-    return values, measured & jnp.isfinite(values)
+    return values, measured & jnp.isfinite(values) & stats.finite
 
 
 def _log(norm: Array) -> Array:
@@ -164,32 +231,58 @@ def _log(norm: Array) -> Array:
 
 
 def _limit(
-    state: SkipSpikesState, is_norm: np.ndarray, deviations: float, warmup: int
+    state: SkipSpikesState,
+    is_norm: np.ndarray,
+    deviations: float,
+    margin: float,
+    warmup: int,
 ) -> Float[Array, " signals"]:
     """Return the largest distance from the center that is still accepted."""
     level = jnp.maximum(jnp.abs(state.center), state.spread)
     loss_floor = jnp.maximum(_RELATIVE_FLOOR * level, _ABSOLUTE_FLOOR)
     floor = jnp.where(is_norm, jnp.float32(_RELATIVE_FLOOR), loss_floor)
     armed = deviations * jnp.maximum(state.spread, floor)
+    beyond = jnp.where(
+        is_norm,
+        state.reach - state.center + jnp.float32(np.log(margin)),
+        margin * state.reach,
+    )
+    armed = jnp.maximum(armed, beyond)
     wide = jnp.where(
         is_norm,
         jnp.float32(np.log(_WARMUP_FACTOR)),
         _WARMUP_FACTOR * jnp.maximum(level, _ABSOLUTE_FLOOR),
     )
     limit = jnp.where(state.seen >= warmup, armed, jnp.maximum(wide, armed))
-    return jnp.where(state.seen > 0, limit, jnp.float32(jnp.inf))
+    return jnp.minimum(limit, jnp.finfo(jnp.float32).max)
 
 
-def _learn(
-    state: SkipSpikesState, values: Array, learn: Array, rebase: Array, decay: float
+def _learned(
+    state: SkipSpikesState,
+    seen: _Reading,
+    is_norm: np.ndarray,
+    applied: Array,
+    *,
+    decay: float,
+    memory: int,
 ) -> SkipSpikesState:
-    """Take the values into level and spread; start anew where asked to."""
-    seen = jnp.where(rebase, 0, state.seen)
+    """Take the values of an applied step into level, spread and reach."""
+    take = seen.measured & applied
+    first = state.seen == 0
+    # What was let in above the limit counts as the limit, which it was scaled to.
+    distance = jnp.minimum(seen.values - state.center, seen.limit)
+    distance = jnp.where(first, seen.values, distance)
+    value = state.center + distance
     # The first value is the level, so that its own deviation is zero.
-    deviation = jnp.where(seen > 0, jnp.abs(values - state.center), 0.0)
-    value = jnp.where(learn, values, jnp.nan)
-    center = running_mean(state.center, value, seen, decay)
-    spread = running_mean(
-        state.spread, jnp.where(learn, deviation, jnp.nan), seen, decay
+    deviation = jnp.where(first, 0.0, jnp.abs(distance))
+    home = jnp.where(is_norm, state.center, 0.0)
+    faded = state.reach + (home - state.reach) / memory
+    farthest = jnp.where(is_norm, value, deviation)
+    reach = jnp.where(first, farthest, jnp.maximum(faded, farthest))
+    fine = take & jnp.isfinite(reach)
+    return state._replace(
+        seen=count_where(state.seen, take),
+        center=running_mean(state.center, value, state.seen, decay, take),
+        spread=running_mean(state.spread, deviation, state.seen, decay, take),
+        reach=jnp.where(fine, reach, state.reach),
     )
-    return state._replace(seen=count_where(seen, learn), center=center, spread=spread)

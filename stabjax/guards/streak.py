@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from stabjax.core.running import count_where
-from stabjax.types import Count, Flag
+from stabjax.types import Count, Flag, Scalar
 
 OnExhausted = Literal["halt", "roll_back", "accept"]
 ON_EXHAUSTED: tuple[str, ...] = ("halt", "roll_back", "accept")
@@ -79,3 +79,12 @@ def lasting(
     outside = measured & outside
     streak = jnp.where(measured & ~outside, 0, count_where(streak, outside))
     return streak, outside & (streak >= patience)
+
+
+def moved_share(share: Scalar, bad: Flag, window: int) -> Scalar:
+    """Return the share of bad steps among about the last ``window``.
+
+    ``share + (bad - share) / window``, from zero. Where every second step is bad it is
+    0.45 after 2.3 windows.
+    """
+    return share + (bad.astype(jnp.float32) - share) / window

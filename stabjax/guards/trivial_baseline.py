@@ -7,7 +7,17 @@ import jax.numpy as jnp
 from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
 from stabjax.guards import metric as metrics
-from stabjax.types import Alert, Count, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Count,
+    Flag,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 
 class TrivialBaselineState(NamedTuple):
@@ -84,16 +94,34 @@ def trivial_baseline(
     def judge(
         state: TrivialBaselineState, stats: StepStats
     ) -> tuple[TrivialBaselineState, Verdict]:
-        value = metrics.read(name, stats, metric)
-        learn = jnp.isfinite(value) & stats.finite
-        mean = running_mean(
-            state.mean, jnp.where(learn, value, jnp.nan), state.seen, decay
-        )
-        state = TrivialBaselineState(count_where(state.seen, learn), mean)
-        trivial = learn & (state.seen >= patience) & (sign * (mean - needed) >= 0)
+        seen = taken(state, stats, stats.finite)
+        fresh = jnp.isfinite(metrics.read(name, stats, metric)) & stats.finite
+        worse = sign * (seen.mean - needed) >= 0
+        trivial = fresh & (seen.seen >= patience) & worse
         return state, verdict(
             halt=trivial if action == "halt" else False,
             alerts=Alert.TRIVIAL.when(trivial),
         )
 
-    return Guard(name, init, judge, reads_loss=metric == metrics.LOSS)
+    def learn(
+        state: TrivialBaselineState, stats: StepStats, outcome: StepOutcome
+    ) -> TrivialBaselineState:
+        return taken(state, stats, outcome.applied)
+
+    def taken(
+        state: TrivialBaselineState, stats: StepStats, applied: Flag
+    ) -> TrivialBaselineState:
+        """Return the state with the value of a step, if that is applied."""
+        value = metrics.read(name, stats, metric)
+        take = applied & jnp.isfinite(value)
+        mean = running_mean(state.mean, value, state.seen, decay, take)
+        return TrivialBaselineState(count_where(state.seen, take), mean)
+
+    return Guard(
+        name,
+        init,
+        judge,
+        learn,
+        subject=metric,
+        reads_loss=metric == metrics.LOSS,
+    )

@@ -87,7 +87,7 @@ def update_ratio_band(
         )
 
     def rescaled(scale: Scalar, ratio: Scalar, too_large: Flag, calm: Flag) -> Scalar:
-        lower = jnp.maximum(scale * (high / ratio), min_scale)
+        lower = jnp.maximum(scale * (high / jnp.maximum(ratio, high)), min_scale)
         raised = jnp.minimum(scale * growth, 1.0)
         return jnp.where(too_large, lower, jnp.where(calm, raised, scale))
 
@@ -95,9 +95,7 @@ def update_ratio_band(
         state: UpdateRatioBandState, stats: StepStats
     ) -> tuple[UpdateRatioBandState, Verdict]:
         ratio = stats.update_ratio
-        # After a refusal the last update is an old one, already judged.
-        fresh = (stats.consecutive_refused == 0) & (stats.applied > 0)
-        fresh &= jnp.isfinite(ratio)
+        fresh = stats.update_is_new & jnp.isfinite(ratio)
         above, too_large = lasting(state.above, ratio > high, fresh, patience)
         below, too_small = lasting(state.below, ratio < low, fresh, patience)
         scale = state.scale

@@ -7,7 +7,17 @@ import numpy as np
 
 from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
-from stabjax.types import Alert, Count, Flag, Guard, Scalar, StepStats, Verdict, verdict
+from stabjax.types import (
+    Alert,
+    Count,
+    Flag,
+    Guard,
+    Scalar,
+    StepOutcome,
+    StepStats,
+    Verdict,
+    verdict,
+)
 
 # A deviation by less than a thousandth of the mean is rounding, not a spike.
 _RELATIVE_FLOOR = 1e-3
@@ -23,7 +33,7 @@ class ZclipState(NamedTuple):
         mean: Running mean of the clipped norm [gradient].
         deviation: Running standard deviation from it [gradient].
         streak: Clipped steps in a row [steps].
-        measured: Finite norms so far [steps].
+        measured: Applied steps so far [steps].
         clip_fraction: Running share of steps clipped, in [0, 1].
         clip_ratio: Factor of the last step, in (0, 1].
     """
@@ -99,44 +109,58 @@ def zclip(
         )
 
     def judge(state: ZclipState, stats: StepStats) -> tuple[ZclipState, Verdict]:
-        norm, finite = stats.grad_norm, jnp.isfinite(stats.grad_norm)
-        bound = _bound(state, norm, threshold)
-        over = finite & (state.seen >= warmup) & (norm > bound)
-        learn = finite & stats.finite
-        rebased = over & learn & (state.streak >= rebase_after)
-        clipped = over & ~rebased
+        clipped, rebased, bound = read(state, stats)
         # Far out the factor would be flushed to zero, a step that is none.
-        ratio = jnp.maximum(bound / norm, jnp.float32(_SMALLEST_RATIO))
+        ratio = jnp.maximum(
+            bound / jnp.maximum(stats.grad_norm, bound), jnp.float32(_SMALLEST_RATIO)
+        )
         ratio = jnp.where(clipped, ratio, jnp.float32(1.0))
-        share = jnp.where(finite, clipped.astype(jnp.float32), jnp.nan)
+        alerts = Alert.CLIPPED.when(clipped) | Alert.REBASED.when(rebased)
+        return state._replace(clip_ratio=ratio), verdict(
+            gradient_scale=ratio, alerts=alerts
+        )
+
+    def read(state: ZclipState, stats: StepStats) -> tuple[Flag, Flag, Scalar]:
+        """Return whether to clip, whether to start anew, and the norm to clip to."""
+        norm = stats.grad_norm
+        bound = _bound(state, norm, threshold)
+        over = stats.finite & (state.seen >= warmup) & (norm > bound)
+        rebased = over & (state.streak >= rebase_after)
+        return over & ~rebased, rebased, bound
+
+    def learn(state: ZclipState, stats: StepStats, outcome: StepOutcome) -> ZclipState:
+        norm, applied = stats.grad_norm, outcome.applied
+        clipped, rebased, bound = read(state, stats)
+        # A norm of zero measured nothing: no labels, no reward, no event.
+        take = applied & (norm > 0)
         learned = jnp.where(clipped, bound, norm)
-        seen, mean, deviation = _learn(state, learned, learn, rebased, decay, warmup)
-        state = ZclipState(
+        seen, mean, deviation = _learn(state, learned, take, rebased, decay, warmup)
+        share = clipped.astype(jnp.float32)
+        streak = jnp.where(clipped, count_where(state.streak, clipped), 0)
+        return state._replace(
             seen=seen,
             mean=mean,
             deviation=deviation,
-            streak=jnp.where(learn & ~clipped, 0, count_where(state.streak, clipped)),
-            measured=count_where(state.measured, finite),
+            streak=jnp.where(take, streak, state.streak),
+            measured=count_where(state.measured, applied),
             clip_fraction=running_mean(
-                state.clip_fraction, share, state.measured, _DECAY
+                state.clip_fraction, share, state.measured, _DECAY, applied
             ),
-            clip_ratio=ratio,
         )
-        alerts = Alert.CLIPPED.when(clipped) | Alert.REBASED.when(rebased)
-        return state, verdict(gradient_scale=ratio, alerts=alerts)
 
-    return Guard(name, init, judge)
+    return Guard(name, init, judge, learn)
 
 
 def _bound(state: ZclipState, norm: Scalar, threshold: float) -> Scalar:
-    """Return the norm to clip to where it is exceeded; infinite where all is fine."""
+    """Return the norm to clip to; where all is fine, one that nothing exceeds."""
     spread = jnp.maximum(state.deviation, _RELATIVE_FLOOR * state.mean)
     excess = norm - state.mean
     # A mean of zero says nothing about the size of a gradient.
     over = (excess > threshold * spread) & (state.mean > 0)
     # In this order no product leaves the range of float32.
-    pulled = state.mean + threshold * spread * (threshold * (spread / excess))
-    return jnp.where(over, pulled, jnp.float32(jnp.inf))
+    farther = jnp.where(over, excess, jnp.float32(1.0))
+    pulled = state.mean + threshold * spread * (threshold * (spread / farther))
+    return jnp.where(over, pulled, jnp.finfo(jnp.float32).max)
 
 
 def _learn(

@@ -116,6 +116,11 @@ _EXPLANATIONS = {
         "A metric stayed outside the range that was given for a healthy run.",
         "Look at the column metric_range/streak that counts, and at its metric.",
     ),
+    Alert.DAMAGED_BEFORE: Explanation(
+        "The parameters were not finite before the step.",
+        "The batch and the loss are not to blame: restore a checkpoint from before the "
+        "damage; TrainStep.audit names every damaged leaf.",
+    ),
     Alert.LOSS_SCALE: Explanation(
         "The scaled gradient overflowed: the scale was lowered, or is at its floor.",
         "Nothing to do, unless it stays at its floor: then scaling is not the cure.",

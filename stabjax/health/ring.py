@@ -14,6 +14,9 @@ from stabjax.core.packing import joined
 from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
 from stabjax.types import Aux, GroupScale, Guard, Params
 
+# The column of each guard in which it rings.
+ALERTS = "alerts"
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +60,19 @@ def init_telemetry(
     real = [name for name, _, leaf in named if _is_float(leaf)]
     whole = [name for name, _, leaf in named if not _is_float(leaf)]
     components = sorted(_components(aux))
+    subjects = tuple(
+        (f"{prefix}/{ALERTS}", guard.subject)
+        for prefix, guard in zip(_prefixes(guards), guards, strict=True)
+    )
     schema = TelemetrySchema(
         floats=(*FLOATS, *components, *_metrics(aux), *real),
-        ints=(*INTS, *whole, *sorted(counts)),
+        ints=(*INTS, *whole, *(ring for ring, _ in subjects), *sorted(counts)),
         leaves=layout_of(params).leaves,
         components=tuple(components),
+        subjects=subjects,
     )
     return Telemetry(
-        floats=jnp.full((window, len(schema.floats)), jnp.nan, jnp.float32),
+        floats=jnp.zeros((window, len(schema.floats)), jnp.float32),
         ints=jnp.full((window, len(schema.ints)), -1, jnp.int32),
         schema=schema,
     )
@@ -132,6 +140,7 @@ def _columns(outcome, guards, counts) -> tuple[tuple[Array, ...], tuple[Array, .
         stats.first_bad_component,
         core.halted,
         core.rollbacks,
+        stats.update_measured,
     )
     metrics = [stats.metrics[name] for name in sorted(stats.metrics)]
     components = [stats.components[name] for name in sorted(stats.components)]
@@ -139,24 +148,31 @@ def _columns(outcome, guards, counts) -> tuple[tuple[Array, ...], tuple[Array, .
     real = [_entry(leaf, at) for _, at, leaf in columns if _is_float(leaf)]
     flags = [_entry(leaf, at) for _, at, leaf in columns if not _is_float(leaf)]
     further = [counts[name] for name in sorted(counts)]
-    return (*common, *components, *metrics, *real), (*whole, *flags, *further)
+    whole = (*whole, *flags, *outcome.rings, *further)
+    return (*common, *components, *metrics, *real), whole
 
 
 def _guard_columns(
     guards: Sequence[Guard], states: Sequence[Any]
 ) -> Iterator[tuple[str, int | None, Any]]:
     """Yield (column, entry of a vector or None, leaf) for each guard state."""
-    seen: dict[str, int] = {}
-    for guard, state in zip(guards, states, strict=True):
-        seen[guard.name] = seen.get(guard.name, 0) + 1
-        number = seen[guard.name]
-        prefix = guard.name if number == 1 else f"{guard.name}#{number}"
+    for guard, prefix, state in zip(guards, _prefixes(guards), states, strict=True):
         for field, leaf in zip(state._fields, state, strict=True):
             if leaf.ndim == 0:
                 yield f"{prefix}/{field}", None, leaf
             elif leaf.ndim == 1 and leaf.shape[0] == len(guard.labels):
                 for at, label in enumerate(guard.labels):
                     yield f"{prefix}/{field}/{label}", at, leaf
+
+
+def _prefixes(guards: Sequence[Guard]) -> list[str]:
+    """Return the name of each guard in the columns; a second one has a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for guard in guards:
+        seen[guard.name] = number = seen.get(guard.name, 0) + 1
+        found.append(guard.name if number == 1 else f"{guard.name}#{number}")
+    return found
 
 
 def _entry(leaf: Array, at: int | None) -> Array:

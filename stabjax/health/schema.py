@@ -26,7 +26,10 @@ INTS = (
     "first_bad_component",
     "halted",
     "rollbacks",
+    "update_measured",
 )
+# Not known before an update was measured.
+_OF_UPDATE = ("update_norm", "update_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +41,15 @@ class TelemetrySchema:
         ints: Names of the int32 columns.
         leaves: Parameter paths that ``first_bad_leaf`` indexes.
         components: Component names that ``first_bad_component`` indexes.
+        subjects: For each guard its column of alert bits, such as
+            ``metric_range#2/alerts``, and what these are about.
     """
 
     floats: tuple[str, ...]
     ints: tuple[str, ...]
     leaves: tuple[str, ...]
     components: tuple[str, ...]
+    subjects: tuple[tuple[str, str], ...] = ()
 
     def leaf(self, row: dict[str, Any]) -> str | None:
         """Return the path of the first bad leaf of a row, if it has one."""
@@ -68,7 +74,8 @@ def decode(
             ``step`` is negative has not been written.
 
     Returns:
-        One dictionary of Python numbers per written row; NaN stays NaN.
+        One dictionary of Python numbers per written row; NaN stays NaN, and stands
+        for the norm of an update that was not measured.
     """
     steps = np.asarray(ints)[:, schema.ints.index("step")]
     rows = []
@@ -77,5 +84,7 @@ def decode(
             continue
         whole = dict(zip(schema.ints, np.asarray(ints)[index].tolist(), strict=True))
         real = dict(zip(schema.floats, np.asarray(floats)[index].tolist(), strict=True))
+        if not whole.get("update_measured", True):
+            real |= dict.fromkeys(_OF_UPDATE, float("nan"))
         rows.append({**whole, **real})
     return rows

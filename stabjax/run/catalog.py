@@ -86,9 +86,9 @@ def _names(kind: str) -> list[str]:
 def _registry(kind: str) -> Mapping[str, Callable[..., Any]]:
     # These import jax: their entries are the functions themselves.
     if kind == "guards":
-        from stabjax.guards import GUARDS
+        from stabjax.guards import GUARDS, PRESETS
 
-        return GUARDS
+        return {**GUARDS, **PRESETS}
     if kind == "losses":
         from stabjax.losses import LOSSES
 

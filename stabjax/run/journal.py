@@ -144,6 +144,7 @@ def open_journal(
         explain=lambda bit: explain(Alert(bit)),
         leaves=schema.leaves,
         components=schema.components,
+        subjects=schema.subjects,
         last_seen=mark.get("alerts_seen", ()),
         counts=mark.get("alert_counts"),
     )

@@ -66,7 +66,7 @@ def group_events(runs: list[tuple[str, RunRecord]]) -> list[EventGroup]:
             if kind_of(event) in QUIET:
                 continue
             cause = event.get("cause") or event.get("message") or kind_of(event)
-            place = [event.get("component"), event.get("leaf")]
+            place = [event.get("component"), event.get("leaf"), _subject(event)]
             where = ", ".join(str(part) for part in place if part not in (None, "", -1))
             key = (_text(cause) or "event", where, _text(event.get("suggestion")))
             at = found.setdefault(key, {}).setdefault(label, set())
@@ -87,6 +87,13 @@ def group_events(runs: list[tuple[str, RunRecord]]) -> list[EventGroup]:
             )
         )
     return sorted(groups, key=lambda g: (g.first is None, g.first or 0, g.cause))
+
+
+def _subject(event: dict[str, Any]) -> str:
+    """Return what an alert of a guard is about, such as ``loss of metric_range#2``."""
+    if not event.get("subject"):
+        return _text(event.get("guard"))
+    return f"{_text(event['subject'])} ({_text(event.get('guard'))})"
 
 
 def _alert_spans(run: RunRecord) -> dict[tuple[str, float, float], list[int]]:

@@ -9,7 +9,9 @@ import optax
 from jaxtyping import Array
 
 from stabjax.core import judge as judging
+from stabjax.core.across import AxisName
 from stabjax.core.apply import FiniteCheck, Form
+from stabjax.core.frozen import Trainable
 from stabjax.health.schema import TelemetrySchema
 from stabjax.train_step import host_snapshot
 from stabjax.train_step.audit import audit
@@ -64,6 +66,8 @@ def make_train_step(
     finite_check: FiniteCheck | None = None,
     form: Form | None = None,
     sample_updates: bool = True,
+    trainable: Trainable = None,
+    axis_name: AxisName = None,
 ) -> TrainStep:
     """Make a train step that applies a step only if every guard accepts it.
 
@@ -93,6 +97,12 @@ def make_train_step(
             form there took 36 CPU seconds for 200 tiny leaves, this 12).
         sample_updates: Measure the update norm, see `stabjax.core.movement`.
             Switched off by itself where parameters are sharded.
+        trainable: Which leaves the optimizer moves: a tree of booleans, or a function
+            of a leaf's path. The gradients of the others count in nothing, and their
+            norm is the metric ``frozen_grad_norm``. None: those whose update the
+            optimizer does not always set to zero.
+        axis_name: The mapped axis or axes over which the gradients are sharded inside
+            `jax.shard_map`; norms are then those of the whole leaves.
 
     Returns:
         The functions of the step.
@@ -128,6 +138,8 @@ def make_train_step(
         finite_check=finite_check,
         form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
         sample_updates=sample_updates,
+        trainable=trainable,
+        axis_name=axis_name,
     )
 
     def many(state: TrainState, batches: Batch, key: Array):

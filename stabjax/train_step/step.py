@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core import movement
+from stabjax.core.across import AxisName
 from stabjax.core.apply import (
     Applier,
     FiniteCheck,
@@ -20,15 +22,23 @@ from stabjax.core.apply import (
     Outcome,
     Trial,
     fresh_state,
+    settled_state,
 )
-from stabjax.core.elementwise import becomes_nonfinite, select
+from stabjax.core.blame import becomes_nonfinite, damaged_in_sample, first_damaged
+from stabjax.core.elementwise import select
+from stabjax.core.frozen import Trainable, only_frozen, trained
 from stabjax.core.headroom import holds_squares, survives_probe
+from stabjax.core.layout import layout_of
 from stabjax.core.measure import components_of, metrics_of
 from stabjax.core.packing import pack, unpack
+from stabjax.core.sums import sums_of_squares
 from stabjax.health.ring import init_telemetry, record
 from stabjax.train_step.state import Row, Snapshot, TrainState
 from stabjax.types import Alert, Aux, Batch, Guard, LossFn, Params, Scalar
 
+_LOGGER = logging.getLogger("stabjax")
+# The norm of the gradients of leaves that the optimizer never moves.
+FROZEN_NORM = "frozen_grad_norm"
 # After these the state is not taken for a good one.
 _SPIKES = Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE
 
@@ -45,6 +55,8 @@ class GuardedStep:
     finite_check: FiniteCheck | None
     form: Form
     sample_updates: bool
+    trainable: Trainable = None
+    axis_name: AxisName = None
 
     @functools.cached_property
     def core_shapes(self) -> judging.Core:
@@ -62,10 +74,15 @@ class GuardedStep:
         # Donation would delete arrays that the caller still holds.
         params = jax.tree.map(_copy, params)
         model_state = jax.tree.map(_copy, model_state)
-        opt_state = self._settled(params, self.optimizer.init(params))
+        first = settled_state(self.optimizer, self.optimizer.init(params), params)
+        opt_state = jax.tree.map(_copy, first)
         core = judging.init_core(self.guards or ())
+        core = core._replace(damaged=jnp.full((), self._damaged(params), jnp.int32))
         aux = self._aux_shapes(params, batch, model_state, core)
         measured = self.sample_updates and not movement.is_spread(params)
+        measured &= self.axis_name is None
+        if not all(self._trained(params, opt_state)):
+            aux = {**aux, FROZEN_NORM: jax.ShapeDtypeStruct((), jnp.float32)}
         sampled = movement.sample(params) if measured else movement.empty_sample()
         snapshot = None
         if self.snapshot_every is not None:
@@ -79,15 +96,16 @@ class GuardedStep:
         )
         return _on_the_mesh_of(params, state)
 
-    def _settled(self, params: Params, opt_state: PyTree) -> PyTree:
-        # Some optimizers widen their state in the first update, such as moments of
-        # bfloat16 under float32 hyperparameters; a loop needs one dtype throughout.
-        _, after = jax.eval_shape(
-            lambda p, s: self.optimizer.update(p, s, p, value=jnp.float32(0)),
-            params,
-            opt_state,
-        )
-        return jax.tree.map(lambda x, y: _copy(x, y.dtype), opt_state, after)
+    def _damaged(self, params: Params) -> int:
+        """Return the first damaged leaf, and say so: no batch is to blame."""
+        leaf = first_damaged(params)
+        if leaf >= 0:
+            _LOGGER.warning(
+                "make_train_step: the parameters given to init are not finite: %s. "
+                "Steps will be refused; restore a sound checkpoint.",
+                layout_of(params).leaves[leaf],
+            )
+        return leaf
 
     def _aux_shapes(self, params, batch, model_state, core) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -160,25 +178,29 @@ class GuardedStep:
         unit: Scalar | None,
     ) -> tuple[TrainState, Row]:
         sampled, update_norm, ratio = movement.movement(state.params, state.sample)
-        # After a refusal nothing has moved, and the last real update still stands.
         moved = (core.consecutive_refused == 0) & (core.applied > 0)
-        core = core._replace(
-            update_norm=jnp.where(moved, update_norm, core.update_norm),
-            update_ratio=jnp.where(moved, ratio, core.update_ratio),
-        )
+        moved &= sampled.shape[0] > 0
+        core = core.with_movement(update_norm, ratio, moved)
+        seen = damaged_in_sample(state.params, sampled)
+        damaged = jnp.where(core.damaged >= 0, core.damaged, seen)
+        applier = self._applier(state)
+        metrics = metrics_of(aux)
+        if frozen := only_frozen(gradients, applier.trained):
+            metrics[FROZEN_NORM] = jnp.sqrt(jnp.sum(sums_of_squares(frozen)))
         new_model_state = aux.get("model_state")
         trial = Trial(
             gradients=gradients,
-            loss=jnp.asarray(loss, jnp.float32),
+            loss=jnp.asarray(loss),
             components=components_of(aux),
             params=state.params,
             inner=state.opt_state,
             extra={"value": loss},
             model_state_finite=~becomes_nonfinite(state.model_state, new_model_state),
-            metrics=metrics_of(aux),
+            metrics=metrics,
             unit=unit,
+            damaged=damaged,
         )
-        outcome = self._applier(state)(trial, core)
+        outcome = applier(trial, core)
         model_state = select(outcome.applied, new_model_state, state.model_state)
         after = state._replace(
             params=outcome.params,
@@ -206,7 +228,20 @@ class GuardedStep:
             check = "headroom" if safe else "outcome"
         # `init` leaves the sample empty where it finds parameters sharded.
         spread = state.sample.shape[0] == 0
-        return Applier(self.optimizer, self.guards, self.form, check, spread)
+        return Applier(
+            optimizer=self.optimizer,
+            guards=self.guards,
+            form=self.form,
+            finite_check=check,
+            spread=spread,
+            trained=self._trained(state.params, state.opt_state),
+            axis_name=self.axis_name,
+        )
+
+    def _trained(self, params: Params, opt_state: PyTree) -> tuple[bool, ...]:
+        """Return for each leaf whether the optimizer may move it."""
+        extra = {"value": jnp.float32(0)}
+        return trained(self.optimizer, opt_state, params, params, self.trainable, extra)
 
     def _inner_counts(self, opt_state: PyTree) -> dict[str, Array]:
         """Return the skip counters of `optax.apply_if_finite`, if it is inside."""

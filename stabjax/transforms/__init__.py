@@ -7,6 +7,8 @@ what is refused, and the clips that need more than the scalars of a step.
 from stabjax.transforms.accumulate import AccumulateState as AccumulateState
 from stabjax.transforms.accumulate import accumulate as accumulate
 from stabjax.transforms.adaptive_clip import adaptive_clip as adaptive_clip
+from stabjax.transforms.applied import keep_if_refused as keep_if_refused
+from stabjax.transforms.applied import was_applied as was_applied
 from stabjax.transforms.clip_update_by_rms import (
     clip_update_by_rms as clip_update_by_rms,
 )

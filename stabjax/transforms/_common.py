@@ -11,6 +11,17 @@ from stabjax.core import apply as core_apply
 from stabjax.core.apply import Applier, Form
 from stabjax.types import Guard
 
+GuardsLike = Guard | Sequence[Guard]
+
+
+def flattened(function: str, guards: Sequence[Any]) -> tuple[Guard, ...]:
+    """Return guards given one by one or in sequences as one tuple, checked."""
+    flat: list[Any] = []
+    for given in guards:
+        flat.extend(given if isinstance(given, list | tuple) else [given])
+    check_guards(function, flat)
+    return tuple(flat)
+
 
 def check_guards(function: str, guards: Sequence[Any]) -> None:
     """Raise unless all are guards that work without a train step.

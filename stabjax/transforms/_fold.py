@@ -25,7 +25,7 @@ from stabjax.transforms._common import (
     judge_and_keep,
     require_loss,
 )
-from stabjax.transforms.guard import GuardState, guard
+from stabjax.transforms.guard import after_step, guard
 from stabjax.types import Flag, Guard
 
 
@@ -98,7 +98,7 @@ class _Folded:
     @property
     def around(self) -> optax.GradientTransformationExtraArgs:
         """The same from outside, for states that the formula does not fit."""
-        return guard(self.optimizer, *self.guards)
+        return guard(self.optimizer, self.guards)
 
     def update(
         self,
@@ -131,11 +131,13 @@ class _Folded:
         if any(given.resets_moments for given in self.guards):
             fresh = fresh_state(self.name, self.optimizer, params, inner_state)
             inner_state = select(outcome.decision.reset_moments, fresh, inner_state)
-        after = GuardState(
-            inner_state=inner_state,
-            core=outcome.core,
-            alerts=outcome.decision.alerts,
-            roll_back=outcome.decision.roll_back,
+        after = after_step(
+            state,
+            inner_state,
+            outcome.core,
+            outcome.decision,
+            outcome.stats,
+            outcome.applied,
         )
         return _kept_updates(proposed, outcome), after
 
@@ -151,12 +153,13 @@ class _Folded:
         applier = judge_and_keep(moments, self.guards, "select" if last else self.form)
         trial = Trial(
             gradients=gradients,
-            loss=jnp.float32(0.0) if value is None else jnp.asarray(value, jnp.float32),
+            loss=jnp.float32(0.0) if value is None else jnp.asarray(value),
             components={},
             params=(),
             inner=state.inner_state[0],
             extra={},
             model_state_finite=self._rates_finite(state.inner_state[1:]),
+            damaged=state.core.damaged,
         )
         return applier(trial, state.core)
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core.apply import Form, Outcome, Trial
-from stabjax.core.elementwise import becomes_nonfinite, scale_leaves, select
+from stabjax.core.blame import becomes_nonfinite
+from stabjax.core.elementwise import scale_leaves, select
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import is_inexact
 from stabjax.guards import check

@@ -4,6 +4,9 @@ The guards that clip and scale are links for an `optax.chain`; those that refuse
 halt, or reset moments wrap the optimizer they are about, because a link that emits
 zeros does not stop the momentum and the weight decay behind it.
 
+A link scales what it can, and lets a NaN through to whoever refuses it: zeros would
+hide it.
+
 A bound may be a number or, under `optax.inject_hyperparams`, a scalar array; a step
 whose injected bound is not positive is refused.
 """
@@ -14,6 +17,7 @@ import optax
 
 from stabjax import guards
 from stabjax.transforms.guard import guard
+from stabjax.transforms.link import link
 from stabjax.types import Scalar
 
 # What a gradient transformation never gets to see.
@@ -36,31 +40,31 @@ def clip_by_global_norm(
     Example:
         >>> optimizer = optax.chain(clip_by_global_norm(1.0), optax.adam(1e-3))
     """
-    return _link(guards.clip_by_global_norm(max_norm=max_norm))
+    return link(guards.clip_by_global_norm(max_norm=max_norm))
 
 
 def clip_by_group_norm(
     max_norm: float | Scalar, groups: list[str] | tuple[str, ...]
 ) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.clip_by_group_norm` as a link of a chain."""
-    return _link(guards.clip_by_group_norm(max_norm=max_norm, groups=groups))
+    return link(guards.clip_by_group_norm(max_norm=max_norm, groups=groups))
 
 
 def clip_by_block_rms(
     threshold: float | Scalar, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.clip_by_block_rms` as a link of a chain."""
-    return _link(guards.clip_by_block_rms(threshold=threshold, **options))
+    return link(guards.clip_by_block_rms(threshold=threshold, **options))
 
 
 def zclip(**options: Any) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.zclip` as a link of a chain."""
-    return _link(guards.zclip(**options))
+    return link(guards.zclip(**options))
 
 
 def reduce_on_plateau(**options: Any) -> optax.GradientTransformationExtraArgs:
     """Return `stabjax.guards.reduce_on_plateau` as a link; update needs ``value=``."""
-    return _link(guards.reduce_on_plateau(**options))
+    return link(guards.reduce_on_plateau(**options))
 
 
 def skip_nonfinite(
@@ -113,7 +117,3 @@ def escalate(
     The caller, who has the parameters, follows ``state.roll_back``.
     """
     return guard(inner, guards.escalate(**options))
-
-
-def _link(one: guards.Guard) -> optax.GradientTransformationExtraArgs:
-    return guard(optax.identity(), one)

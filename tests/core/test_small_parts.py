@@ -99,7 +99,7 @@ def test_verdicts_combine_whatever_their_order():
 def test_two_clips_take_the_smaller_bound_of_each_leaf():
     guards = (clip_by_global_norm(max_norm=5.0), clip_by_group_norm(groups=["head"]))
     stats = stats_of(grad_norm=10.0, leaf_norms=[6.0, 0.0, 8.0])
-    _, decision = judge(guards, init_core(guards), stats, squarable=False)
+    decision = judge(guards, init_core(guards), stats, squarable=False).decision
     scale = decision.gradient_scale
     np.testing.assert_allclose(scale.per_leaf(), [1 / 6, 1 / 6, 1 / 8], rtol=1e-6)
 
@@ -122,14 +122,16 @@ def test_a_group_is_refused_if_its_square_overflows_after_clipping(
 ):
     clip = clip_by_group_norm(max_norm=bound, groups=["head"])
     stats = stats_of(grad_norm=head, leaf_norms=[1.0, 0.0, head])
-    _, decision = judge((clip,), init_core((clip,)), stats, squarable=True)
+    decision = judge((clip,), init_core((clip,)), stats, squarable=True).decision
     assert decision.accept == accepted
 
 
 def test_alerts_of_all_guards_are_one_bit_set():
-    guards = (clip_by_global_norm(), back_off())
+    guards = (clip_by_global_norm(), back_off(after=1))
     core = init_core(guards)._replace(consecutive_refused=jnp.int32(1))
-    _, decision = judge(guards, core, stats_of(core, grad_norm=9.0), squarable=False)
+    decision = judge(
+        guards, core, stats_of(core, grad_norm=9.0), squarable=False
+    ).decision
     assert decision.alerts == int(Alert.CLIPPED | Alert.BACK_OFF)
     assert decision.accept
 
@@ -138,5 +140,5 @@ def test_a_norm_too_large_for_its_reciprocal_is_refused():
     for norm, accepted in ((2.0**119, True), (2.0**121, False)):
         guards = (clip_by_global_norm(),)
         stats = stats_of(grad_norm=norm)
-        _, decision = judge(guards, init_core(guards), stats, squarable=True)
+        decision = judge(guards, init_core(guards), stats, squarable=True).decision
         assert bool(decision.accept) is accepted

@@ -9,7 +9,7 @@ from stabjax.types import Alert
 
 NAMES = sorted(GUARDS)
 # Refusals in a row that the guard's docstring allows after a lasting shift.
-BOUND = {"skip_spikes": 21}
+BOUND = {"skip_spikes": 3}
 BUSY = Alert.CLIPPED | Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE
 
 

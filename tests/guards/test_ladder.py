@@ -164,7 +164,7 @@ def test_accept_gives_in_wholly_in_a_train_step_too_and_says_so(form):
 
 
 def test_back_off_halves_per_refusal_and_recovers_in_so_many_steps():
-    guard = back_off(factor=0.5, recovery=4, min_scale=0.1)
+    guard = back_off(factor=0.5, after=1, recovery=4, min_scale=0.1)
     norm = np.ones(30)
     norm[[5, 6]] = np.nan
     scale = judge_series(guard, grad_norm=norm).update_scale
@@ -175,7 +175,7 @@ def test_back_off_halves_per_refusal_and_recovers_in_so_many_steps():
 
 
 def test_back_off_never_goes_below_its_floor_and_counts():
-    guard = back_off(factor=0.5, min_scale=0.1, recovery=1000)
+    guard = back_off(factor=0.5, after=1, min_scale=0.1, recovery=1000)
     norm = np.ones(12)
     norm[1:9] = np.nan
     trace = judge_series(guard, grad_norm=norm)
@@ -186,7 +186,8 @@ def test_back_off_never_goes_below_its_floor_and_counts():
 
 def test_back_off_scales_the_next_update_after_a_refusal():
     step = optax.sgd(1.0)
-    plain, guarded = optax_face(None, step), optax_face([back_off(factor=0.25)], step)
+    guard = back_off(factor=0.25, after=1)
+    plain, guarded = optax_face(None, step), optax_face([guard], step)
     state = guarded.step(guarded.init(params_of()), NAN)
     ours = guarded.step(state, GOOD[0])[0]
     theirs = plain.step(plain.init(params_of()), GOOD[0])[0]

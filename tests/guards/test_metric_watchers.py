@@ -220,7 +220,9 @@ def test_a_gradient_is_dead_only_at_exactly_zero_and_where_it_was_measured():
 
 
 def test_a_plateau_of_a_metric_lowers_the_updates_too():
-    guard = reduce_on_plateau(metric="m", factor=0.5, patience=1, mode="max")
+    guard = reduce_on_plateau(
+        metric="m", factor=0.5, patience=1, mode="max", accumulation_size=1
+    )
     trace = series_of(guard, [1.0, 2.0, 2.0, np.nan, 2.0, 2.0])
     np.testing.assert_array_equal(trace.update_scale, [1, 1, 1, 1, 0.5, 0.5])
 

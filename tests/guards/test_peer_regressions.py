@@ -65,8 +65,8 @@ def test_one_nan_does_not_freeze_the_next_window_of_steps(at):
 def test_a_lasting_norm_25_times_as_large_does_not_lock_training_out():
     series = np.where(np.arange(300) < 100, 1.0, 25.0)
     trace = judge_series(skip_spikes(signals=["gradient_norm"]), grad_norm=series)
-    assert np.sum(~trace.accepted) == 20
-    assert trace.accepted[120:].all()
+    assert np.sum(~trace.accepted) == 3
+    assert trace.accepted[103:].all()
 
 
 @pytest.mark.parametrize("level", [1.0, 4096.0, 1e8])
@@ -148,7 +148,7 @@ def test_multi_steps_recovers_from_a_nan_micro_batch_inside_a_guard():
     ids=["negative", "nan", "minus infinity"],
 )
 def test_a_plateau_is_not_seen_where_the_loss_falls(losses):
-    guard = reduce_on_plateau(patience=0, factor=0.5)
+    guard = reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1)
     trace = judge_series(guard, loss=losses)
     assert (trace.update_scale == 1.0).all()
     flat = judge_series(guard, loss=np.full(30, losses[0]))
@@ -157,7 +157,8 @@ def test_a_plateau_is_not_seen_where_the_loss_falls(losses):
 
 @pytest.mark.parametrize("form", FACES)
 def test_a_plateau_of_a_bfloat16_loss_keeps_its_state_in_float32(form):
-    face = face_with(form, [reduce_on_plateau(patience=1, factor=0.5)])
+    plateau = reduce_on_plateau(patience=1, factor=0.5, accumulation_size=1)
+    face = face_with(form, [plateau])
     state = face.init(params_of(jnp.bfloat16))
     for _ in range(4):
         state = face.step(state, batch_of(0))

@@ -1,5 +1,7 @@
 """The plateau is torch's, and right where torch and optax are not."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from helpers import judge_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stabjax.guards import reduce_on_plateau
+from stabjax.guards import reduce_on_plateau, skip_large
 from stabjax.types import Alert
 
 
@@ -56,7 +58,8 @@ OPTIONS = [
         strict=True,
     )
 ]
-GUARDS = [reduce_on_plateau(**options) for options in OPTIONS]
+each = functools.partial(reduce_on_plateau, accumulation_size=1)
+GUARDS = [each(**options) for options in OPTIONS]
 
 
 @pytest.mark.parametrize("which", range(len(OPTIONS)))
@@ -74,16 +77,16 @@ def test_every_trace_of_scales_is_that_of_torch(which, values):
 
 def test_a_relative_threshold_is_right_for_negative_losses():
     falling = -1.0 - 0.01 * np.arange(40)
-    guard = reduce_on_plateau(factor=0.5, patience=2, threshold=1e-3)
+    guard = each(factor=0.5, patience=2, threshold=1e-3)
     assert (judge_series(guard, loss=falling).update_scale == 1.0).all()
-    wide = reduce_on_plateau(factor=0.5, patience=2, threshold=0.05)
+    wide = each(factor=0.5, patience=2, threshold=0.05)
     assert judge_series(wide, loss=falling[::-1]).update_scale[-1] < 1.0
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_left_out(mode, value):
-    guard = reduce_on_plateau(factor=0.5, patience=1, mode=mode)
+    guard = each(factor=0.5, patience=1, mode=mode)
     losses = np.tile([3.0, 2.0, 4.0, 2.0, 3.0], 4)
     gaps = np.insert(losses, [0, 3, 3, 10], value)
     mixed = judge_series(guard, loss=gaps)
@@ -93,7 +96,7 @@ def test_what_is_not_finite_is_left_out(mode, value):
 
 
 def test_the_loss_of_a_step_with_a_nan_gradient_is_left_out_too():
-    guard = reduce_on_plateau(factor=0.5, patience=1)
+    guard = each(factor=0.5, patience=1)
     norms = np.where(np.arange(20) % 2 == 1, np.nan, 1.0)
     losses = np.where(np.isnan(norms), 9.0, 10.0 - 0.4 * np.arange(20))
     assert (judge_series(guard, loss=losses, grad_norm=norms).update_scale == 1).all()
@@ -112,7 +115,7 @@ def test_an_average_of_huge_losses_does_not_overflow():
     guard = reduce_on_plateau(patience=0, factor=0.5, mode="max", accumulation_size=4)
     losses = [3e38] * 8 + [1.0] * 4
     trace = judge_series(guard, loss=losses)
-    assert np.isfinite(trace.state.best).sum() == 9
+    assert (trace.state.averages > 0).sum() == 9
     np.testing.assert_allclose(trace.state.best[-1], 3e38, rtol=1e-6)
     assert all(np.isfinite(trace.state.sum))
 
@@ -128,3 +131,20 @@ def test_an_unknown_metric_names_those_there_are():
     expected = r"metric must be one of loss, valid, got 'raw/x'\."
     with pytest.raises(ValueError, match=expected):
         judge_series(reduce_on_plateau(metric="raw/x"), loss=[1.0])
+
+
+def test_by_default_a_hundred_noisy_steps_are_one_average():
+    noise = np.random.default_rng(0).lognormal(sigma=1.0, size=1000)
+    trace = judge_series(reduce_on_plateau(), loss=noise)
+    assert (trace.update_scale == 1.0).all()
+    assert trace.state.averages[-1] == 10
+
+
+def test_a_refused_step_is_no_average_however_low_its_loss():
+    losses, norms = 5.0 - 0.1 * np.arange(20), np.ones(20)
+    losses[:2] = 0.0
+    guards = (each(patience=2, factor=0.5), skip_large(max_norm=10.0))
+    norms[:2] = 100.0
+    trace = judge_series(guards, loss=losses, grad_norm=norms)
+    assert trace.accepted.tolist() == [False] * 2 + [True] * 18
+    assert (trace.update_scale == 1.0).all()

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from helpers import judge_series
 
-from stabjax.guards import skip_spikes
+from stabjax.guards import skip_large, skip_spikes
 from stabjax.types import Alert
 
 NORM = skip_spikes(signals=["gradient_norm"])
 LOSS = skip_spikes(signals=["loss"])
 BOTH = skip_spikes(signals=["loss", "gradient_norm"])
 UPDATE = skip_spikes(signals=["update_norm"])
-ALL = skip_spikes()
+ALL = skip_spikes(signals=["loss", "gradient_norm", "update_norm"])
 
 
 def noise(sigma, shape, seed=0):
@@ -43,12 +43,13 @@ def test_ten_spikes_with_nan_between_cost_no_normal_step():
 def test_a_burst_shorter_than_the_bound_is_refused_to_its_last_step():
     series = noise(0.1, 100)
     series[50:69] *= 1e3
-    trace = judge_series(NORM, grad_norm=series)
+    patient = skip_spikes(signals=["gradient_norm"], rebase_after=20, budget=20)
+    trace = judge_series(patient, grad_norm=series)
     assert (~trace.accepted).nonzero()[0].tolist() == list(range(50, 69))
 
 
 @pytest.mark.parametrize("given", [NORM, LOSS])
-@pytest.mark.parametrize(("sigma", "most"), [(0.1, 0.002), (0.3, 0.005), (0.5, 0.02)])
+@pytest.mark.parametrize(("sigma", "most"), [(0.1, 0.0), (0.3, 0.0), (0.5, 0.0005)])
 def test_log_normal_noise_is_rarely_refused(sigma, most, given):
     series = noise(sigma, (16, 2000), seed=3)
     trace = judge_series(given, loss=series, grad_norm=series)
@@ -60,7 +61,7 @@ def test_log_normal_noise_is_rarely_refused(sigma, most, given):
 def test_a_drift_by_a_thousand_in_400_steps_is_rarely_refused(sigma, given):
     series = 10 ** np.linspace(0, 3, 400) * noise(sigma, (8, 400))
     trace = judge_series(given, loss=series, grad_norm=series)
-    assert np.mean(~trace.accepted) <= 0.02
+    assert np.mean(~trace.accepted) <= 0.002
 
 
 @pytest.mark.parametrize("given", [NORM, LOSS, BOTH])
@@ -68,8 +69,8 @@ def test_a_drift_by_a_thousand_in_400_steps_is_rarely_refused(sigma, given):
 def test_a_lasting_shift_is_accepted_after_rebase_after_refusals(given, at):
     series = noise(0.1, 200) * np.where(np.arange(200) < at, 1.0, 20.0)
     trace = judge_series(given, loss=series, grad_norm=series)
-    assert (~trace.accepted).nonzero()[0].tolist() == list(range(at, at + 20))
-    assert trace.alerts[at + 20] == int(Alert.REBASED)
+    assert (~trace.accepted).nonzero()[0].tolist() == list(range(at, at + 3))
+    assert trace.alerts[at + 3] == int(Alert.REBASED)
 
 
 def test_a_shift_of_one_signal_after_that_of_another_is_accepted_too():
@@ -78,7 +79,8 @@ def test_a_shift_of_one_signal_after_that_of_another_is_accepted_too():
     norm = noise(0.1, 200, 1) * np.where(steps < 70, 1.0, 20.0)
     trace = judge_series(BOTH, loss=loss, grad_norm=norm)
     assert trace.accepted[:60].all()
-    assert trace.accepted[92:].all()
+    assert np.sum(~trace.accepted) == 6
+    assert trace.accepted[73:].all()
 
 
 def test_signals_that_spike_in_turns_do_not_refuse_for_ever():
@@ -116,8 +118,8 @@ def test_a_lasting_shift_of_the_update_norm_is_accepted_too():
     update = noise(0.1, 200) * np.where(np.arange(200) < 60, 1e-3, 2e-2)
     trace = judge_series(UPDATE, update_norm=update)
     assert trace.accepted[:60].all()
-    assert np.sum(~trace.accepted) == 20
-    assert trace.accepted[101:].all()
+    assert np.sum(~trace.accepted) == 3
+    assert trace.accepted[66:].all()
 
 
 def test_what_was_refused_for_one_signal_is_not_learned_by_another():
@@ -141,6 +143,56 @@ def test_norms_too_small_to_be_measured_are_all_alike():
     norm = 1e-19 * noise(0.3, 200)
     norm[norm < 1.08e-19] = 0.0  # Their squares are below the smallest float32.
     assert judge_series(NORM, grad_norm=norm).accepted.all()
+
+
+@pytest.mark.parametrize("given", [NORM, LOSS, UPDATE])
+@pytest.mark.parametrize("nothing", [[0], [0, 1, 2, 40], range(0, 200, 2), range(30)])
+def test_a_zero_says_nothing_and_is_no_level(nothing, given):
+    series = noise(0.1, 200)
+    series[list(nothing)] = 0.0
+    trace = judge_series(given, loss=series, grad_norm=series, update_norm=series)
+    assert trace.accepted.all()
+    # The update before the first step is not a new one.
+    missed = int(given is UPDATE and series[0] > 0)
+    assert trace.state.seen[-1] == np.count_nonzero(series) - missed
+
+
+def test_what_the_run_has_survived_lately_is_no_spike():
+    series = np.repeat([1.0, 0.02, 1.0], [60, 400, 60]) * noise(0.1, 520)
+    assert judge_series(NORM, grad_norm=series).accepted.all()
+    forgetful = skip_spikes(signals=["gradient_norm"], memory=50)
+    trace = judge_series(forgetful, grad_norm=series)
+    assert (~trace.accepted).nonzero()[0].tolist() == [460, 461, 462]
+
+
+def test_a_lasting_rise_is_let_in_at_the_limit_which_grows_tenfold_per_step():
+    series = np.where(np.arange(100) < 50, 1.0, 1e6)
+    trace = judge_series(NORM, grad_norm=series)
+    assert (~trace.accepted).nonzero()[0].tolist() == [50, 51, 52]
+    applied = trace.gradient_scale[53:60] * 1e6
+    np.testing.assert_allclose(applied, [1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e6], rtol=0.05)
+
+
+def test_at_most_the_budget_is_refused_and_then_it_only_tells():
+    series = noise(0.1, 1000)
+    series[np.arange(100, 1000, 7)] = 1e9
+    given = skip_spikes(signals=["gradient_norm"], budget=5, window=10_000)
+    trace = judge_series(given, grad_norm=series)
+    assert (~trace.accepted).nonzero()[0].tolist() == [100, 107, 114, 121, 128]
+    told = (trace.alerts & int(Alert.GRADIENT_SPIKE)) != 0
+    assert told[135]
+    assert trace.gradient_scale[135] * 1e9 < 20.0
+
+
+def test_what_another_guard_refuses_teaches_nothing():
+    series = noise(0.1, 80)
+    series[30:33] = 9.0
+    both = (NORM, skip_large(max_norm=8.0))
+    trace = judge_series(both, grad_norm=series)
+    assert (~trace.accepted).nonzero()[0].tolist() == [30, 31, 32]
+    for learned in (trace.state.center, trace.state.spread, trace.state.reach):
+        np.testing.assert_array_equal(learned[32], learned[29])
+    assert trace.state.seen[32] == trace.state.seen[29]
 
 
 def test_the_warm_up_refuses_a_jump_by_more_than_a_hundred_only():

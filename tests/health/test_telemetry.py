@@ -13,7 +13,7 @@ from stabjax.train_step import make_train_step
 
 GUARDS = [
     clip_by_group_norm(max_norm=1.0, groups=["b"]),
-    reduce_on_plateau(patience=0, factor=0.5, metric="raw/fit"),
+    reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1, metric="raw/fit"),
     escalate(max_rollbacks=0),
     escalate(max_rollbacks=0),
 ]
@@ -80,6 +80,7 @@ def test_every_column_of_a_known_step_has_its_value(train):
         "clip_by_group_norm/typical_norm/b": np.sqrt(2 * 6),
         "clip_by_group_norm/typical_norm/rest": np.sqrt(4 * 12),
         "reduce_on_plateau/scale": 0.5,
+        "reduce_on_plateau/averages": 2,
         "reduce_on_plateau/best": 5.0,
         "reduce_on_plateau/bad": 0,
         "reduce_on_plateau/cooldown_left": 0,
@@ -89,6 +90,11 @@ def test_every_column_of_a_known_step_has_its_value(train):
     }
     counters = {"since", "rollbacks"}
     expected |= {f"escalate{n}/{c}": 0 for n in ("", "#2") for c in counters}
+    expected |= {f"escalate{n}/share": 0.0 for n in ("", "#2")}
+    rang = {"clip_by_group_norm": Alert.CLIPPED, "reduce_on_plateau": Alert.PLATEAU}
+    rang |= {"escalate": Alert(0), "escalate#2": Alert(0)}
+    expected |= {f"{guard}/alerts": int(bits) for guard, bits in rang.items()}
+    expected["update_measured"] = 1
     assert row == pytest.approx(expected, rel=1e-4)
 
 
@@ -114,6 +120,8 @@ def test_the_ring_keeps_the_last_rows_oldest_first(train, steps):
     schema = train.schema(state)
     newest = rows[-1]
     floats = dict(zip(schema.floats, np.asarray(last.floats).tolist(), strict=True))
+    if not newest["update_measured"]:
+        floats |= {"update_norm": np.nan, "update_ratio": np.nan}
     assert {k: newest[k] for k in floats} == pytest.approx(floats, nan_ok=True)
     assert np.asarray(last.ints).tolist() == [newest[name] for name in schema.ints]
 
