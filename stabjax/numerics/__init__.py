@@ -8,6 +8,7 @@ a finite input never turns into an infinity; an infinite input is not repaired.
 
 from stabjax.numerics._elementwise import safe_divide as safe_divide
 from stabjax.numerics._elementwise import safe_log as safe_log
+from stabjax.numerics._elementwise import safe_power as safe_power
 from stabjax.numerics._elementwise import safe_sqrt as safe_sqrt
 from stabjax.numerics._norm import safe_norm as safe_norm
 from stabjax.numerics._reciprocal import bounded_reciprocal as bounded_reciprocal
@@ -24,6 +25,7 @@ __all__ = [
     "safe_divide",
     "safe_log",
     "safe_norm",
+    "safe_power",
     "safe_sqrt",
     "safe_std",
     "smooth_bounded_reciprocal",
