@@ -10,6 +10,8 @@ from stabjax.numerics._elementwise import safe_divide as safe_divide
 from stabjax.numerics._elementwise import safe_log as safe_log
 from stabjax.numerics._elementwise import safe_power as safe_power
 from stabjax.numerics._elementwise import safe_sqrt as safe_sqrt
+from stabjax.numerics._inverse_trigonometric import safe_arccos as safe_arccos
+from stabjax.numerics._inverse_trigonometric import safe_arcsin as safe_arcsin
 from stabjax.numerics._norm import safe_norm as safe_norm
 from stabjax.numerics._reciprocal import bounded_reciprocal as bounded_reciprocal
 from stabjax.numerics._reciprocal import (
@@ -22,6 +24,8 @@ from stabjax.numerics._statistics import standardize as standardize
 __all__ = [
     "bounded_reciprocal",
     "masked_mean",
+    "safe_arccos",
+    "safe_arcsin",
     "safe_divide",
     "safe_log",
     "safe_norm",
