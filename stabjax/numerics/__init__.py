@@ -12,6 +12,7 @@ from stabjax.numerics._elementwise import safe_power as safe_power
 from stabjax.numerics._elementwise import safe_sqrt as safe_sqrt
 from stabjax.numerics._inverse_trigonometric import safe_arccos as safe_arccos
 from stabjax.numerics._inverse_trigonometric import safe_arcsin as safe_arcsin
+from stabjax.numerics._masked_softmax import masked_softmax as masked_softmax
 from stabjax.numerics._norm import safe_norm as safe_norm
 from stabjax.numerics._reciprocal import bounded_reciprocal as bounded_reciprocal
 from stabjax.numerics._reciprocal import (
@@ -24,6 +25,7 @@ from stabjax.numerics._statistics import standardize as standardize
 __all__ = [
     "bounded_reciprocal",
     "masked_mean",
+    "masked_softmax",
     "safe_arccos",
     "safe_arcsin",
     "safe_divide",
