@@ -14,6 +14,7 @@ from stabjax.numerics._inverse_trigonometric import safe_arccos as safe_arccos
 from stabjax.numerics._inverse_trigonometric import safe_arcsin as safe_arcsin
 from stabjax.numerics._masked_softmax import masked_softmax as masked_softmax
 from stabjax.numerics._norm import safe_norm as safe_norm
+from stabjax.numerics._normalize import safe_normalize as safe_normalize
 from stabjax.numerics._reciprocal import bounded_reciprocal as bounded_reciprocal
 from stabjax.numerics._reciprocal import (
     smooth_bounded_reciprocal as smooth_bounded_reciprocal,
@@ -31,6 +32,7 @@ __all__ = [
     "safe_divide",
     "safe_log",
     "safe_norm",
+    "safe_normalize",
     "safe_power",
     "safe_sqrt",
     "safe_std",
