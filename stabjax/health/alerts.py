@@ -1,8 +1,10 @@
-"""The meaning of each alert bit, and what to do about it."""
+"""The meaning of each alert bit, how grave it is, and what to do about it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from stabjax.types import Alert
+
+Severity = Literal["information", "warning", "error"]
 
 
 class Explanation(NamedTuple):
@@ -10,7 +12,7 @@ class Explanation(NamedTuple):
 
     Attributes:
         cause: What was seen, one sentence.
-        suggestion: What to try, one sentence.
+        suggestion: What to try, at most three sentences.
     """
 
     cause: str
@@ -20,29 +22,47 @@ class Explanation(NamedTuple):
 _EXPLANATIONS = {
     Alert.NONFINITE_LOSS: Explanation(
         "The loss was NaN or infinite.",
-        "Look at the first non-finite component; check divisions, logarithms and "
-        "square roots at zero, and the batch itself.",
+        "Look at the first non-finite component and at the batch itself. Division by "
+        "0, log of 0 and a softmax with every key masked have a form in "
+        "stabjax.numerics: safe_divide, safe_log, masked_softmax. In half precision "
+        "take sums, exponentials and the loss in float32.",
     ),
     Alert.NONFINITE_COMPONENT: Explanation(
         "A named loss component was NaN or infinite.",
-        "Use the safe forms of stabjax.numerics in that component.",
+        "Use the safe forms of stabjax.numerics in that component, or leave it out of "
+        "such a step: stabjax.loss_transforms.drop_nonfinite_component.",
     ),
     Alert.NONFINITE_GRADIENT: Explanation(
         "The gradient had a NaN or infinite element.",
-        "Look at the first bad leaf; a finite loss with such a gradient points to a "
-        "square root, norm or where-branch at zero.",
+        "With a finite loss, look at the first bad leaf for one of these, and take its "
+        "form of stabjax.numerics: square root or norm at 0 (safe_sqrt, safe_norm, "
+        "safe_normalize, safe_std); division by 0 (safe_divide); log of 0 (safe_log, "
+        "or cross_entropy and focal_loss of stabjax.losses); power with an exponent "
+        "below one at 0 (safe_power); arccos or arcsin at +-1 (safe_arccos, "
+        "safe_arcsin); decomposition with equal eigenvalues or singular values "
+        "(safe_eigh, safe_svd); softmax with every key masked (masked_softmax). A "
+        "where-branch is no cure, for the branch not taken has its gradient too: "
+        "select its argument. In float16 it may be an overflow: "
+        "stabjax.guards.dynamic_loss_scale.",
     ),
     Alert.NONFINITE_STATE: Explanation(
         "Finite gradients gave non-finite parameters or optimizer state.",
-        "Lower the learning rate or clip; check the state for corruption.",
+        "In half precision an epsilon may be zero, as Adam's 1e-8 is in float16, or "
+        "the update may overflow: use eps >= 1e-4, or float32 parameters and moments. "
+        "Otherwise lower the learning rate or clip. If the state was damaged from "
+        "outside (train.audit counts it), restore a checkpoint.",
     ),
     Alert.NORM_OVERFLOW: Explanation(
         "The gradient was finite, but its sum of squares overflowed float32.",
-        "The norm was taken again in a smaller unit; the loss is far too steep here.",
+        "Nothing was lost: the norm was taken again in a smaller unit, but the loss is "
+        "far too steep here. If it is scaled for half precision, leave its scale to "
+        "stabjax.guards.dynamic_loss_scale.",
     ),
     Alert.GRADIENT_RANGE: Explanation(
         "The gradient after clipping was above 4.6e18, whose square overflows.",
-        "Clip by norm: a second moment that turns infinite freezes its parameter.",
+        "Clip by norm: a second moment that turns infinite freezes its parameter. If "
+        "the loss is scaled for half precision, leave its scale to "
+        "stabjax.guards.dynamic_loss_scale.",
     ),
     Alert.CLIPPED: Explanation(
         "The gradient norm was above its bound and was scaled down.",
@@ -132,6 +152,36 @@ _EXPLANATIONS = {
     ),
 }
 
+# Each is listed, so that a new alert must be given one.
+_SEVERITIES: dict[Alert, Severity] = {
+    Alert.NONFINITE_LOSS: "warning",
+    Alert.NONFINITE_COMPONENT: "warning",
+    Alert.NONFINITE_GRADIENT: "warning",
+    Alert.NONFINITE_STATE: "warning",
+    Alert.NORM_OVERFLOW: "information",
+    Alert.GRADIENT_RANGE: "warning",
+    Alert.CLIPPED: "information",
+    Alert.LOSS_SPIKE: "warning",
+    Alert.GRADIENT_SPIKE: "warning",
+    Alert.UPDATE_SPIKE: "warning",
+    Alert.PLATEAU: "information",
+    Alert.BACK_OFF: "warning",
+    Alert.ROLLBACK: "error",
+    Alert.HALT: "error",
+    Alert.ACCEPTED_NONFINITE: "error",
+    Alert.REBASED: "information",
+    Alert.MOMENTS_RESET: "information",
+    Alert.REPAIRED: "warning",
+    Alert.UPDATE_RATIO: "warning",
+    Alert.SATURATED: "warning",
+    Alert.EMPTY: "warning",
+    Alert.SENTINEL: "warning",
+    Alert.TRIVIAL: "warning",
+    Alert.LOSS_SCALE: "information",
+    Alert.DEAD_GRADIENT: "warning",
+    Alert.OUT_OF_RANGE: "warning",
+}
+
 
 def explain(alert: Alert) -> Explanation:
     """Return cause and suggestion of one alert bit.
@@ -150,6 +200,27 @@ def explain(alert: Alert) -> Explanation:
         'The loss was NaN or infinite.'
     """
     return _EXPLANATIONS[alert]
+
+
+def severity(alert: Alert) -> Severity:
+    """Return how grave one alert bit is.
+
+    Args:
+        alert: Exactly one bit.
+
+    Returns:
+        "information" for what healthy runs do too, or what was asked for; "warning"
+        for a step that was refused or changed, and for what should be looked at;
+        "error" where training stopped, went back, or took what is not finite.
+
+    Raises:
+        KeyError: If it is not exactly one bit.
+
+    Example:
+        >>> severity(Alert.CLIPPED), severity(Alert.HALT)
+        ('information', 'error')
+    """
+    return _SEVERITIES[alert]
 
 
 def names_of(bits: int) -> tuple[str, ...]:

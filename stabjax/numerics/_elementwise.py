@@ -1,4 +1,4 @@
-"""Division, logarithm and square root without the pole."""
+"""Division, logarithm, square root and power without the pole."""
 
 import functools
 
@@ -161,3 +161,55 @@ def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     zero = wide <= 0  # False for NaN, so NaN takes the root and stays
     root = jnp.sqrt(jnp.where(zero, jnp.ones_like(wide), wide))
     return jnp.where(zero, jnp.zeros_like(root), root).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _power(x: Array, exponent: float) -> Array:
+    wide = widen(x)
+    zero = wide <= 0  # False for NaN, so NaN takes the power and stays
+    power = jnp.where(zero, jnp.ones_like(wide), wide) ** exponent
+    power = jnp.where(zero, jnp.zeros_like(power), power)
+    return saturate(power, x.dtype, keep=jnp.isinf(x))
+
+
+@_power.defjvp
+def _power_jvp(exponent: float, primals: tuple, tangents: tuple) -> tuple:
+    (x,) = primals
+    wide = widen(x)
+    zero = wide <= 0
+    slope = exponent * jnp.where(zero, jnp.ones_like(wide), wide) ** (exponent - 1)
+    slope = jnp.where(zero, jnp.zeros_like(slope), slope)
+    return _power(x, exponent), saturate(slope, x.dtype) * tangents[0]
+
+
+def safe_power(x: Float[Array, "..."], *, exponent: float) -> Float[Array, "..."]:
+    """Raise ``x`` to a power, with zero value and zero gradient at and below zero.
+
+    ``max(x, 0)**exponent``. A negative base is taken for a zero with rounding error.
+    A power beyond the range of the dtype saturates at its largest number.
+
+    Args:
+        x: Any floats, for example a probability.
+        exponent: Positive, [1e-6, 1e6]. For a negative one there is `safe_divide`.
+
+    Returns:
+        The power in the dtype of ``x``.
+
+    Raises:
+        ValueError: If ``exponent`` is outside its range.
+
+    Gradient:
+        ``exponent * x**(exponent - 1)`` for x > 0, saturated like the value; zero,
+        not infinite, for x <= 0.
+
+    Source:
+        Own.
+
+    Example:
+        >>> safe_power(jnp.array([-1e-9, 0.0, 4.0]), exponent=0.5).tolist()
+        [0.0, 0.0, 2.0]
+        >>> float(jax.grad(safe_power)(jnp.array(0.0), exponent=0.5))
+        0.0
+    """
+    check_range("safe_power", "exponent", exponent, low=1e-6, high=1e6)
+    return _power(x, exponent)

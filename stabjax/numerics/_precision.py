@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, DTypeLike, Float
+from jaxtyping import Array, Bool, DTypeLike, Float, Inexact
 
 # The smallest normal float32: a floor below it is flushed to zero by XLA.
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def widen(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """Return ``x`` in float32, or as it is if it is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

@@ -1,4 +1,4 @@
-"""Division, logarithm, root and reciprocals: values, slopes and the nasty inputs."""
+"""Division, logarithm, root, power, reciprocals: values, slopes, nasty inputs."""
 
 import functools
 
@@ -13,6 +13,7 @@ from stabjax.numerics import (
     bounded_reciprocal,
     safe_divide,
     safe_log,
+    safe_power,
     safe_sqrt,
     smooth_bounded_reciprocal,
 )
@@ -30,6 +31,8 @@ FUNCTIONS = {
     "log": safe_log,
     "log with floor": functools.partial(safe_log, floor=1e-30),
     "sqrt": safe_sqrt,
+    "power below one": functools.partial(safe_power, exponent=0.1),
+    "power above one": functools.partial(safe_power, exponent=2.5),
     "reciprocal": functools.partial(bounded_reciprocal, scale=0.1, low=1e-4, high=10.0),
     "smooth reciprocal": functools.partial(
         smooth_bounded_reciprocal, scale=0.1, low=1e-4, high=10.0
@@ -128,6 +131,35 @@ def test_root_is_flat_at_and_below_zero():
     x = jnp.array([-4.0, 0.0, 4.0])
     assert safe_sqrt(x).tolist() == [0.0, 0.0, 2.0]
     assert slope(safe_sqrt, x).tolist() == [0.0, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("exponent", [0.1, 0.5, 1.0, 2.0, 7.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_power_and_its_slope_match_float64_and_saturate(exponent, dtype, assert_ulps):
+    power = functools.partial(safe_power, exponent=exponent)
+    x = jnp.asarray(np.geomspace(7e-5, 6e4, 100), dtype)
+    wide, limit = np.asarray(x, np.float64), float(jnp.finfo(dtype).max)
+    # The logarithm of the power, up to 82 in float32, is rounded first.
+    ulps = 128 if dtype == jnp.float32 else 2
+    assert_ulps(jax.jit(power)(x), np.clip(wide**exponent, 0, limit), ulps)
+    exact = exponent * wide ** (exponent - 1)
+    assert_ulps(slope(power, x), np.clip(exact, 0, limit), ulps)
+
+
+def test_power_is_flat_at_and_below_zero():
+    x = jnp.array([-4.0, 0.0, 4.0])
+    for exponent in (0.5, 1.0, 3.0):
+        power = functools.partial(safe_power, exponent=exponent)
+        np.testing.assert_array_equal(power(x)[:2], np.zeros(2))
+        np.testing.assert_array_equal(slope(power, x)[:2], np.zeros(2))
+    assert np.isinf(jax.grad(lambda x: x**0.5)(0.0))  # what it cures
+    assert float(safe_power(jnp.float32(jnp.inf), exponent=2.0)) == np.inf
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.5, np.nan, np.inf])
+def test_an_exponent_with_a_pole_is_refused(bad):
+    with pytest.raises(ValueError, match="safe_power: exponent must be in"):
+        safe_power(jnp.ones(2), exponent=bad)
 
 
 @given(FLOATS, st.floats(1e-3, 1e3), st.floats(1e-6, 1.0), st.floats(2.0, 1e6))
