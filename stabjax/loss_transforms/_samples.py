@@ -135,6 +135,12 @@ class SampleLoss:
         found = sorted(n.removeprefix(PREFIX) for n in aux if n.startswith(PREFIX))
         names = names_of(self.loss_fn) or tuple(found)
         check_names(self.origin, "components", names, found)
+        for value in (loss, *(aux[PREFIX + name] for name in names)):
+            if not is_inexact(value):
+                raise ValueError(
+                    f"{self.origin}: a loss and its components must be floats, "
+                    f"got {jnp.result_type(value)}."
+                )
         total = self._values("loss", loss, count)
         values = {name: self._values(name, value, count) for name, value in aux.items()}
         weighted = {name: values.pop(PREFIX + name) for name in names}
@@ -148,6 +154,7 @@ class SampleLoss:
                     f"{self.origin}: the model state of a batch must be one of each "
                     f"sample, along the leading axis, got shape {jnp.shape(leaf)}."
                 )
+        state = jax.tree.map(lambda leaf: _placed(leaf, None), state)
         return Samples(total, weighted, values, state)
 
     def _values(self, name: str, value: Any, count: int) -> PerSample:
@@ -157,10 +164,6 @@ class SampleLoss:
             shape = value.shape if self.batched else value.shape[1:]
             raise ValueError(
                 f"{self.origin}: {name!r} must have {each}, got shape {shape}."
-            )
-        if name.startswith(("loss", PREFIX)) and not is_inexact(value):
-            raise ValueError(
-                f"{self.origin}: {name!r} must be a float, got {value.dtype}."
             )
         # Everywhere: the samples are compared with each other.
         return _placed(value.astype(jnp.float32), None)

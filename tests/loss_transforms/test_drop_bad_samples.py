@@ -273,7 +273,7 @@ def test_an_option_out_of_range_is_refused(options, message):
         (loss_fn, None, "leading axis"),
         (loss_fn, jnp.ones((0, 2)), "leading axis"),
         (lambda p, s, k: (s, {}), jnp.ones((3, 2)), "'loss' must have shape"),
-        (lambda p, s, k: (jnp.int32(1), {}), jnp.ones(3), "'loss' must be a float"),
+        (lambda p, s, k: (jnp.int32(1), {}), jnp.ones(3), "must be floats, got int32"),
         (lambda p, s, k: (s, {"m": jnp.ones(2)}), jnp.ones(3), "'m' must have shape"),
     ],
 )

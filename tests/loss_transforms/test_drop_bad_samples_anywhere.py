@@ -221,18 +221,22 @@ needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 devices
 
 @needs_eight
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("name", ["per sample", "batched"])
+@pytest.mark.parametrize("name", ["per sample", "batched", "stateful"])
 def test_samples_spread_over_devices_are_those_of_one(kind, name):
-    batched = name == "batched"
-    transformed = drop_bad_samples(of_batch if batched else loss_fn, batched=batched)
+    inner = {"per sample": loss_fn, "batched": of_batch, "stateful": stateful}[name]
+    transformed = drop_bad_samples(inner, batched=name == "batched")
+    old = {"mean": jnp.ones(2), "best": jnp.float32(jnp.inf), "seen": jnp.int32(7)}
+    kwargs = {"model_state": old} if name == "stateful" else {}
     batch = jax.tree.map(lambda leaf: leaf[:8], broken(DAMAGE))
-    expected, _, wanted = differentiate(transformed, batch)
+    expected, report, wanted = differentiate(transformed, batch, **kwargs)
     mesh = jax.make_mesh(MESH, ("data",), axis_types=(kind,))
     with jax.set_mesh(mesh):
         spread = jax.device_put(batch, NamedSharding(mesh, P("data")))
         params = jax.device_put(PARAMS, NamedSharding(mesh, P()))
-        loss, aux, gradient = differentiate(transformed, spread, params)
-    assert float(aux["dropped_samples"]) == 2.0
+        kwargs = jax.device_put(kwargs, NamedSharding(mesh, P()))
+        loss, aux, gradient = differentiate(transformed, spread, params, **kwargs)
+    assert float(aux["dropped_samples"]) == (3.0 if kwargs else 2.0)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), aux, report)
     np.testing.assert_allclose(float(loss), float(expected), rtol=1e-6)
     np.testing.assert_allclose(vector_of(gradient), vector_of(wanted), rtol=1e-5)
 
