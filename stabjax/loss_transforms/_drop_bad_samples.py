@@ -46,14 +46,14 @@ def drop_bad_samples(
     Where all is finite this is the usual mean, with its usual backward pass and one
     more read of the gradient. Else the gradient is taken again, with a good sample in
     the place of each bad one, so that nothing flows from those. If it still is not
-    finite, the samples to blame are found by halving, in about ``log2(batch) + 2`` such
-    passes for one. All this is a loop in the same program, not run where not needed:
+    finite, the samples to blame are found by halving, in about ``log2(batch) + 1`` such
+    passes for each. All this is a loop in the same program, not run where not needed:
     room for two more gradients is reserved for it, on a GPU the host waits for its
     condition, and under `jax.vmap` it runs for all members if one needs it. In
     `jax.shard_map` every device drops and averages its own samples.
 
-    Apply it inside of every other transform. One that takes components apart, such as
-    `pcgrad`, costs a pass more for those it asks for. A call that is not differentiated
+    Other transforms go around it. One that takes components apart, such as `pcgrad`,
+    costs a pass more for those it asks for. A call that is not differentiated
     gives the same numbers, at the same cost.
 
     Args:
