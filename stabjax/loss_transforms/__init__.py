@@ -2,6 +2,7 @@
 
 Each takes a `stabjax.types.LossFn` that reports its components as
 ``weighted/<name>`` and returns a `TransformedLoss`, which is one again; they nest.
+`drop_bad_samples` alone takes the loss of one sample, which may name none.
 `LOSS_TRANSFORMS` maps a name to its factory; the contract tests run over it.
 """
 
@@ -13,6 +14,9 @@ from stabjax.loss_transforms._component_cosines import (
 )
 from stabjax.loss_transforms._component_gradient_norms import (
     component_gradient_norms as component_gradient_norms,
+)
+from stabjax.loss_transforms._drop_bad_samples import (
+    drop_bad_samples as drop_bad_samples,
 )
 from stabjax.loss_transforms._drop_nonfinite_component import (
     drop_nonfinite_component as drop_nonfinite_component,
@@ -38,6 +42,7 @@ LOSS_TRANSFORMS: dict[str, Callable[..., TransformedLoss]] = {
         bound_component,
         component_cosines,
         component_gradient_norms,
+        drop_bad_samples,
         drop_nonfinite_component,
         grad_norm,
         name_components,

@@ -10,7 +10,7 @@ from stabjax.losses import WeighedLoss
 from stabjax.losses._weigh import as_scalar, check_names, merge_aux, takes_state
 from stabjax.types import Aux, Batch, LossFn, Params, Scalar
 
-_PREFIX = "weighted/"
+PREFIX = "weighted/"
 
 
 class Call(NamedTuple):
@@ -136,6 +136,14 @@ def required_names(origin: str, loss_fn: LossFn) -> tuple[str, ...]:
     return names
 
 
+def call_inner(loss_fn: LossFn, call: Call) -> tuple[Any, Aux]:
+    """Call a loss with what it takes, and return what it returns."""
+    keywords = dict(call.keywords)
+    if getattr(loss_fn, "wants_step", False):
+        keywords["step"] = call.step
+    return loss_fn(call.params, call.batch, call.key, **keywords)
+
+
 def run_inner(
     origin: str, loss_fn: LossFn, call: Call, names: tuple[str, ...] | None = None
 ) -> Parts:
@@ -154,12 +162,9 @@ def run_inner(
     Returns:
         Its components and the rest of its report.
     """
-    keywords = dict(call.keywords)
-    if getattr(loss_fn, "wants_step", False):
-        keywords["step"] = call.step
-    total, aux = loss_fn(call.params, call.batch, call.key, **keywords)
+    total, aux = call_inner(loss_fn, call)
     rest = dict(aux)
-    found = sorted(n.removeprefix(_PREFIX) for n in aux if n.startswith(_PREFIX))
+    found = sorted(n.removeprefix(PREFIX) for n in aux if n.startswith(PREFIX))
     names = names or names_of(loss_fn) or tuple(found)
     if not names:
         raise ValueError(
@@ -167,7 +172,7 @@ def run_inner(
             f"got {sorted(aux)}."
         )
     check_names(origin, "components", names, found)
-    weighted = {n: as_scalar(origin, n, rest.pop(_PREFIX + n)) for n in names}
+    weighted = {n: as_scalar(origin, n, rest.pop(PREFIX + n)) for n in names}
     if "unnamed" not in rest:
         rest["unnamed"] = jnp.asarray(total, jnp.float32) - total_of(weighted)
     return Parts(weighted, rest)
@@ -195,5 +200,5 @@ def rebuild(
     origin: str, weighted: Mapping[str, Scalar], aux: Aux, metrics: Aux | None = None
 ) -> tuple[Scalar, dict[str, Any]]:
     """Return loss and aux from components; a key reported twice is a ValueError."""
-    report = {_PREFIX + name: value for name, value in weighted.items()}
+    report = {PREFIX + name: value for name, value in weighted.items()}
     return total_of(weighted), merge_aux(origin, report, aux, metrics or {})

@@ -1,5 +1,6 @@
 """The laws of every registered loss transform."""
 
+import dataclasses
 import functools
 
 import jax
@@ -24,6 +25,20 @@ from stabjax.loss_transforms import LOSS_TRANSFORMS, TransformedLoss, WithTransf
 from stabjax.losses import asinh_compress, weigh
 from stabjax.train_step import make_train_step
 
+
+def of_two_equal_samples(loss_fn):
+    """Return the loss over a batch of two, of which the tests give one."""
+    inner = LOSS_TRANSFORMS["drop_bad_samples"](loss_fn)
+
+    def evaluate(call):
+        batch = jnp.stack([call.batch] * 2)
+        # The tests use one key for several calls, and this transform splits it.
+        key = jax.random.clone(call.key)
+        return inner.evaluate(call._replace(batch=batch, key=key))
+
+    return dataclasses.replace(inner, evaluate=evaluate)
+
+
 BUILD = {
     "bound_component": lambda f: LOSS_TRANSFORMS["bound_component"](
         f, "fit", functools.partial(asinh_compress, scale=1.0)
@@ -32,6 +47,7 @@ BUILD = {
     "component_gradient_norms": lambda f: LOSS_TRANSFORMS["component_gradient_norms"](
         f, every=2
     ),
+    "drop_bad_samples": of_two_equal_samples,
     "grad_norm": LOSS_TRANSFORMS["grad_norm"],
     "name_components": lambda f: LOSS_TRANSFORMS["name_components"](
         f, f.components if isinstance(f, TransformedLoss) else NAMES
@@ -205,6 +221,7 @@ def test_it_nests_in_those_with_a_backward_pass_of_their_own(name, outer):
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
 
 
+@pytest.mark.parametrize("name", sorted(set(LOSS_TRANSFORMS) - {"drop_bad_samples"}))
 def test_a_loss_without_components_is_refused(name):
     with pytest.raises(ValueError, match=name):
         build(name, lambda p, b, k: (jnp.sum(p["head"]), {}))(

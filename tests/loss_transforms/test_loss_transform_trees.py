@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from stabjax.loss_transforms import (
     component_cosines,
     component_gradient_norms,
+    drop_bad_samples,
     drop_nonfinite_component,
     grad_norm,
     pcgrad,
@@ -18,11 +19,13 @@ from stabjax.losses import combine, weigh
 BUILD = [
     component_cosines,
     component_gradient_norms,
+    drop_bad_samples,
     drop_nonfinite_component,
     grad_norm,
     lambda loss_fn: pcgrad(loss_fn, order="named"),
 ]
-IDS = ["component_cosines", "component_gradient_norms", "drop", "grad_norm", "pcgrad"]
+IDS = ["component_cosines", "component_gradient_norms", "drop_bad_samples"]
+IDS += ["drop_nonfinite_component", "grad_norm", "pcgrad"]
 KEY = jax.random.key(0)
 WEIGHTS = {"fit": 1.0, "size": 0.1}
 MATRIX = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
@@ -37,7 +40,7 @@ def gradient_of(loss_fn, params, batch, **options):
     state = getattr(loss_fn, "init_model_state", lambda: None)()
     keywords = {} if state is None else {"model_state": state}
     grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True, **options))
-    return grad_fn(params, batch, KEY, **keywords)
+    return grad_fn(params, batch, jax.random.clone(KEY), **keywords)
 
 
 @pytest.mark.parametrize("build", BUILD, ids=IDS)
