@@ -1,0 +1,5 @@
+"""Every healthy run of the bench."""
+
+from harm.run import OwnLoop, Run
+
+RUNS: tuple[Run | OwnLoop, ...] = ()
