@@ -6,8 +6,6 @@ from typing import Any
 
 import optax
 
-from stabjax.types import LossFn
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -39,7 +37,7 @@ class Run:
     kind: str
     steps: int
     init: Callable[[int], Any]
-    loss: LossFn
+    loss: Callable[..., tuple[Any, Any]]
     optimizer: Callable[[], optax.GradientTransformation]
     batches: Callable[[int], Any]
     score: Callable[[Any, Any, int], float]
