@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 
@@ -71,3 +72,22 @@ class OwnLoop:
     kind: str
     steps: int
     run: Callable[[Callable, int, Any], tuple[float, list]]
+
+
+def compiler_options() -> dict[str, str | bool] | None:
+    """Return the options to compile small programs with; None but on CPU.
+
+    They compile to a seventh of the time and run half as fast, which pays where a
+    run takes a tenth of a second.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {
+        "xla_backend_optimization_level": "0",
+        "xla_cpu_use_fusion_emitters": False,
+    }
+
+
+def jit_quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function`` jitted with `compiler_options`, not to be called in a jit."""
+    return jax.jit(function, compiler_options=compiler_options())

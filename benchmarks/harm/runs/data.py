@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harm.run import jit_quickly
+
 Data = dict[str, np.ndarray]
 Score = Callable[[Any, Any, int], float]
 
@@ -82,7 +84,7 @@ def drawn(data: Data, steps: int, size: int, seed: int) -> Data:
 
 def scored(measure: Callable[[Any, Any, Any], Any], data: Callable[[], Any]) -> Score:
     """Return the score ``measure(params, model_state, data())``, compiled once."""
-    compiled = jax.jit(measure)
+    compiled = jit_quickly(measure)
 
     def score(params: Any, model_state: Any, seed: int) -> float:
         del seed

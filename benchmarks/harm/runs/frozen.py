@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from harm.run import jit_quickly
 from harm.runs.data import Data, digits, drawn, loss_on
 from harm.runs.digits import MLP
 from harm.runs.models import (
@@ -47,7 +48,7 @@ def thawed_at(step: int, rate: float) -> optax.Schedule:
 def converged(seed: int) -> Params:
     """Return the parameters of `MLP` after 600 steps of Adam."""
 
-    @jax.jit
+    @jit_quickly
     def train(params: Params, batches: Data) -> Params:
         optimizer = optax.adam(5e-3)
 

@@ -22,9 +22,9 @@ from harm.runs.models import (
 )
 from harm.runs.precision import in_dtype
 
-TOKENS = 16
+TOKENS = 8
 LENGTH = 16
-STEPS = 500
+STEPS = 400
 
 
 def next_token(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
@@ -44,7 +44,7 @@ def transitions() -> np.ndarray:
     return np.cumsum(odds / odds.sum(-1, keepdims=True), axis=-1)
 
 
-def markov(seed: int, steps: int = STEPS, size: int = 16) -> Data:
+def markov(seed: int, steps: int = STEPS, size: int = 8) -> Data:
     """Return sentences whose next token depends on the last two."""
     rng = np.random.default_rng([seed, 6])
     tokens = rng.integers(0, TOKENS, (steps, size, LENGTH + 1)).astype(np.int32)
@@ -56,7 +56,7 @@ def markov(seed: int, steps: int = STEPS, size: int = 16) -> Data:
     return {"x": tokens, "weight": np.ones((steps, size, LENGTH), np.float32)}
 
 
-def copying(seed: int, steps: int = STEPS, size: int = 16) -> Data:
+def copying(seed: int, steps: int = STEPS, size: int = 8) -> Data:
     """Return random tokens that are repeated; only the repetition is scored."""
     rng = np.random.default_rng([seed, 7])
     half = LENGTH // 2
@@ -67,7 +67,7 @@ def copying(seed: int, steps: int = STEPS, size: int = 16) -> Data:
     return {"x": tokens, "weight": weight}
 
 
-def induction(seed: int, steps: int = STEPS, size: int = 16) -> Data:
+def induction(seed: int, steps: int = STEPS, size: int = 8) -> Data:
     """Return random tokens that are repeated after a random shift: position is no help.
 
     The period is 4 to 8 and the phase random; scored is from the second period on.
@@ -114,7 +114,7 @@ RUNS = (
         MARKOV,
         name="copy_lm_adamw_sudden_drop",
         kind="sudden drop",
-        optimizer=lambda: optax.adamw(1e-2),
+        optimizer=lambda: optax.adamw(5e-3),
         batches=copying,
         score=on_fresh(copying),
     ),
@@ -150,11 +150,11 @@ RUNS = (
         MARKOV,
         name="markov_lm_multi_steps_adamw",
         kind="accumulation",
-        steps=1000,
+        steps=800,
         optimizer=lambda: multi_steps(
-            optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-2, 25, 250)), 4
+            optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-2, 20, 200)), 4
         ),
-        batches=lambda seed: markov(seed, 1000, 8),
+        batches=lambda seed: markov(seed, 800, 8),
         clip=None,
         every_step_moves=False,
     ),
