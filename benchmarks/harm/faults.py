@@ -223,7 +223,7 @@ def _at(first: float, length: int = 1, stride: int = 1) -> Mask:
 
     def mask(steps: int) -> np.ndarray:
         found = np.zeros(steps, bool)
-        start = int(round(first * steps))
+        start = round(first * steps)
         found[start : start + length * stride : stride] = True
         return found
 
@@ -235,7 +235,7 @@ def _share(first: float, last: float, stride: int = 1) -> Mask:
 
     def mask(steps: int) -> np.ndarray:
         found = np.zeros(steps, bool)
-        found[int(round(first * steps)) : int(round(last * steps)) : stride] = True
+        found[round(first * steps) : round(last * steps) : stride] = True
         return found
 
     return mask

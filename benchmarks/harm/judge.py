@@ -15,6 +15,7 @@ difference over seeds and twins. The mean difference over ``n`` seeds is then kn
 2 noise / sqrt(n)``.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -62,10 +63,11 @@ def compare(lines: Sequence[Line], references: Sequence[Line]) -> Comparison:
     scores = [line["score"] for line, _ in pairs]
     plain = [line["score"] for _, line in pairs]
     twins = [list(line["twins"]) for _, line in pairs]
-    if any(score is None for score in [*plain, *sum(twins, [])]):
+    clean = [*plain, *itertools.chain.from_iterable(twins)]
+    if any(score is None for score in clean):
         raise ValueError("compare: the reference and its twins must be finite.")
-    known = [score for score in [*scores, *plain, *sum(twins, [])] if score is not None]
-    positive = all(score > 0 for score in known)
+    finite = [score for score in scores if score is not None]
+    positive = all(score > 0 for score in [*clean, *finite])
     scale = sum(abs(score) for score in plain) / len(plain)
 
     def difference(score: float | None, reference: float) -> float:

@@ -216,9 +216,10 @@ PLAIN: dict[str, Callable[[Optimizer, Subject], Optimizer]] = {
     ),
 }
 
-REFERENCES = tuple(name for name in PLAIN if name.endswith("in optax")) + (
+REFERENCES = (
     "unguarded",
     "clip",
+    *(name for name in PLAIN if name.endswith("in optax")),
 )
 
 
