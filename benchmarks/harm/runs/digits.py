@@ -180,12 +180,4 @@ RUNS = (
         batches=lambda seed: drawn(digits()[0], 1200, 1, seed),
     ),
     CNN,
-    dataclasses.replace(
-        CNN,
-        name="digits_cnn_batchnorm_lion",
-        kind="Lion",
-        optimizer=lambda: optax.lion(
-            optax.cosine_decay_schedule(4e-3, 300), weight_decay=1e-2
-        ),
-    ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Densities: VAEs, a normalizing flow, diffusion, and contrastive pairs."""
+"""Densities: VAEs, a normalizing flow, and diffusion."""
 
 import dataclasses
 from typing import Any
@@ -17,11 +17,10 @@ LATENT = 4
 
 
 def autoencoder(seed: int) -> dict[str, Params]:
-    """Return encoder and decoder of the VAE; the decoder's noise is learned."""
+    """Return encoder and decoder of the VAE."""
     return {
         "encoder": mlp(64, 32, 2 * LATENT)(seed),
         "decoder": mlp(LATENT, 32, 64)(seed + 500),
-        "noise": {"log_scale": jnp.zeros((), jnp.float32)},
     }
 
 
@@ -47,22 +46,6 @@ def bernoulli_vae(params: Any, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
     }
     beta = batch.get("beta", jnp.float32(1.0))
     return aux["raw/reconstruction"] + beta * aux["raw/divergence"], aux
-
-
-def gaussian_vae(params: Any, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
-    """Return the negative evidence bound with learned Gaussian noise: it gets negative.
-
-    The noise is one scale for all pixels.
-    """
-    code, kl = latent(params, batch["x"], key)
-    log_scale = params["noise"]["log_scale"]
-    errors = (batch["x"] - apply_mlp(params["decoder"], code)) * jnp.exp(-log_scale)
-    unlikely = 0.5 * errors**2 + log_scale + 0.5 * jnp.log(2 * jnp.pi)
-    aux = {
-        "raw/reconstruction": jnp.mean(jnp.sum(unlikely, axis=-1)),
-        "raw/divergence": jnp.mean(kl),
-    }
-    return aux["raw/reconstruction"] + aux["raw/divergence"], aux
 
 
 def annealed(seed: int) -> Data:
@@ -114,17 +97,6 @@ def denoise(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
     return named("squared_error", jnp.mean(errors**2))
 
 
-def contrast(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
-    """Return InfoNCE of digits and the same digits with pixels dropped."""
-    x = batch["x"]
-    kept = jax.random.bernoulli(key, 0.7, (2, *x.shape))
-    views = apply_mlp(params, jnp.where(kept, x, 0.0))
-    views = views / jnp.linalg.norm(views + 1e-6, axis=-1, keepdims=True)
-    similar = views[0] @ views[1].T / 0.2
-    rows = jax.nn.log_softmax(similar, axis=1) + jax.nn.log_softmax(similar, axis=0)
-    return named("contrastive", -0.5 * jnp.mean(jnp.diagonal(rows)))
-
-
 VAE = Run(
     name="vae_digits_adam",
     kind="VAE",
@@ -152,14 +124,6 @@ FLOW = Run(
 RUNS = (
     VAE,
     dataclasses.replace(VAE, name="vae_digits_annealed_from_zero", batches=annealed),
-    dataclasses.replace(
-        VAE,
-        name="vae_digits_learned_noise_negative",
-        kind="negative loss",
-        loss=gaussian_vae,
-        score=loss_on(gaussian_vae, lambda: digits()[1]),
-        clip=10.0,
-    ),
     FLOW,
     dataclasses.replace(
         FLOW,
@@ -172,16 +136,5 @@ RUNS = (
         ),
         score=loss_on(denoise, moons),
         clip=1.0,
-    ),
-    dataclasses.replace(
-        VAE,
-        name="contrastive_digits_lamb",
-        kind="LAMB",
-        init=mlp(64, 32, 16),
-        loss=contrast,
-        optimizer=lambda: optax.lamb(
-            optax.warmup_cosine_decay_schedule(0.0, 1e-2, 30, STEPS)
-        ),
-        score=loss_on(contrast, lambda: {"x": digits()[1]["x"][:64]}),
     ),
 )

@@ -38,14 +38,6 @@ def heavy_inputs(seed: int, steps: int = STEPS, size: int = 1) -> Data:
     return {"x": x.astype(np.float32), "y": y.astype(np.float32)}
 
 
-def log_normal(seed: int, steps: int = STEPS, size: int = 4) -> Data:
-    """Return targets that span decades, as amounts of money do."""
-    rng = np.random.default_rng([seed, 29])
-    x = rng.normal(size=(steps, size, 4))
-    y = np.exp(smooth(x) + 1.5 * rng.normal(size=(steps, size, 1)))
-    return {"x": x.astype(np.float32), "y": y.astype(np.float32)}
-
-
 def huber(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
     """Return the mean Huber loss of a tanh MLP."""
     del key
@@ -58,14 +50,6 @@ def normal_inputs() -> Data:
     """Return 512 normal inputs and the function without noise."""
     x = np.random.default_rng(30).normal(size=(512, 4))
     return {"x": x.astype(np.float32), "y": smooth(x).astype(np.float32)}
-
-
-@functools.cache
-def amounts() -> Data:
-    """Return 512 normal inputs and the mean of the log-normal targets."""
-    x = np.random.default_rng(30).normal(size=(512, 4))
-    y = np.exp(smooth(x) + 1.5**2 / 2)
-    return {"x": x.astype(np.float32), "y": y.astype(np.float32)}
 
 
 TARGETS = Run(
@@ -93,13 +77,5 @@ RUNS = (
         name="student_t_inputs_batch_of_one",
         loss=regress,
         batches=heavy_inputs,
-    ),
-    dataclasses.replace(
-        TARGETS,
-        name="log_normal_targets_squared_adam",
-        loss=regress,
-        optimizer=lambda: optax.adam(optax.cosine_decay_schedule(1e-2, STEPS)),
-        batches=log_normal,
-        score=loss_on(regress, amounts),
     ),
 )

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from harm.run import Run
-from harm.runs.accumulation import multi_steps
 from harm.runs.data import Data, Score, loss_on
 from harm.runs.models import (
     Aux,
@@ -130,32 +129,11 @@ RUNS = (
     ),
     dataclasses.replace(
         MARKOV,
-        name="markov_lm_muon",
-        kind="Muon",
-        optimizer=lambda: optax.contrib.muon(
-            optax.cosine_decay_schedule(2e-2, STEPS), adam_learning_rate=5e-3
-        ),
-        clip=None,
-    ),
-    dataclasses.replace(
-        MARKOV,
         name="markov_lm_adafactor_bfloat16",
         kind="Adafactor",
         init=in_dtype(MARKOV.init, jnp.bfloat16),
         optimizer=lambda: optax.adafactor(
             optax.warmup_cosine_decay_schedule(0.0, 5e-2, 50, STEPS)
         ),
-    ),
-    dataclasses.replace(
-        MARKOV,
-        name="markov_lm_multi_steps_adamw",
-        kind="accumulation",
-        steps=800,
-        optimizer=lambda: multi_steps(
-            optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-2, 20, 200)), 4
-        ),
-        batches=lambda seed: markov(seed, 800, 8),
-        clip=None,
-        every_step_moves=False,
     ),
 )

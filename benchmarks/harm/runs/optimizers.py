@@ -70,10 +70,4 @@ RUNS = (
             optax.cosine_decay_schedule(2e-2, STEPS), adam_learning_rate=3e-3
         ),
     ),
-    dataclasses.replace(
-        SPIRALS,
-        name="spirals_rmsprop_momentum",
-        kind="RMSprop",
-        optimizer=lambda: optax.rmsprop(2e-3, momentum=0.9),
-    ),
 )

@@ -1,6 +1,5 @@
-"""Equations as losses: a Poisson problem, and an ordinary differential equation."""
+"""An equation as a loss: a Poisson problem in one dimension."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 
 from harm.run import Run
-from harm.runs.data import Data, loss_on, scored
+from harm.runs.data import Data, scored
 from harm.runs.models import Aux, Params, apply_mlp, mlp
 
 STEPS = 600
@@ -54,48 +53,6 @@ def solution_error(params: Params, model_state: Any, data: Any) -> jax.Array:
     return jnp.mean((u - jnp.sin(2 * jnp.pi * data)) ** 2)
 
 
-def swings(seed: int, steps: int = STEPS, size: int = 16) -> Data:
-    """Return starts of a damped pendulum, and where it is 1 and 2 time units later."""
-    rng = np.random.default_rng([seed, 35])
-    state = rng.uniform(-1.5, 1.5, (steps, size, 2))
-    path = [state]
-    for _ in range(200):
-        angle, speed = state[..., 0], state[..., 1]
-        speed = speed + 0.01 * (-2 * np.sin(angle) - 0.2 * speed)
-        state = np.stack([angle + 0.01 * speed, speed], axis=-1)
-        path.append(state)
-    y = np.stack([path[100], path[200]], axis=-2)
-    return {"x": path[0].astype(np.float32), "y": y.astype(np.float32)}
-
-
-def follow(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
-    """Return the squared error of the paths of a learned field, in 16 Heun steps."""
-    del key
-
-    def field(state: jax.Array) -> jax.Array:
-        return apply_mlp(params, state, jnp.tanh)
-
-    def heun(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        first = field(state)
-        second = field(state + 0.125 * first)
-        state = state + 0.0625 * (first + second)
-        return state, state
-
-    _, path = jax.lax.scan(heun, batch["x"], None, length=16)
-    errors = jnp.stack([path[7], path[15]], axis=1) - batch["y"]
-    aux = {
-        "raw/early": jnp.mean(errors[:, 0] ** 2),
-        "raw/late": jnp.mean(errors[:, 1] ** 2),
-    }
-    return aux["raw/early"] + aux["raw/late"], aux
-
-
-@functools.cache
-def fresh_swings() -> Data:
-    """Return 256 starts that were not trained on."""
-    return {name: array[0] for name, array in swings(10_000, 1, 256).items()}
-
-
 RUNS = (
     Run(
         name="pinn_poisson_adam",
@@ -107,16 +64,5 @@ RUNS = (
         batches=collocation,
         score=scored(solution_error, lambda: np.linspace(0, 1, 101, dtype=np.float32)),
         labels=None,
-    ),
-    Run(
-        name="neural_ode_pendulum_adamw",
-        kind="recurrent",
-        steps=STEPS,
-        init=mlp(2, 16, 2),
-        loss=follow,
-        optimizer=lambda: optax.adamw(optax.cosine_decay_schedule(1e-2, STEPS)),
-        batches=swings,
-        score=loss_on(follow, fresh_swings),
-        clip=1.0,
     ),
 )

@@ -63,17 +63,6 @@ RUNS = (
         clip=1.0,
     ),
     dataclasses.replace(
-        TEACHER,
-        name="teacher_bfloat16_sgd",
-        kind="bfloat16",
-        init=in_dtype(mlp(8, 32, 1), jnp.bfloat16),
-        loss=half_regress,
-        optimizer=lambda: optax.sgd(
-            optax.cosine_decay_schedule(0.1, 600), momentum=0.9
-        ),
-        score=loss_on(half_regress, lambda: teacher()[1]),
-    ),
-    dataclasses.replace(
         MLP,
         name="digits_mlp_float16_static_scale",
         kind="float16",

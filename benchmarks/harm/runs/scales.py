@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from harm.run import Run
-from harm.runs.data import Data, digits, drawn, loss_on, teacher
+from harm.runs.data import Data, drawn, loss_on, teacher
 from harm.runs.models import Aux, Params, apply_mlp, mlp, named, regress
 from harm.runs.optimizers import TEACHER
 
@@ -60,14 +60,6 @@ def in_units(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
     del key
     errors = 1e4 * apply_mlp(params, batch["x"], jnp.tanh) - batch["y"]
     return named("squared_error", jnp.mean(errors**2))
-
-
-def summed(params: Params, batch: Any, key: Any) -> tuple[jax.Array, Aux]:
-    """Return squared errors summed, not averaged, over pixels in 0 to 255."""
-    del key
-    x = 255 * batch["x"]
-    errors = 255 * apply_mlp(params, batch["x"]) - x
-    return named("squared_error", jnp.sum(errors**2))
 
 
 GAUSSIAN = Run(
@@ -121,16 +113,5 @@ RUNS = (
         optimizer=lambda: optax.adam(optax.cosine_decay_schedule(1e-2, STEPS)),
         batches=lambda seed: drawn(teacher(scale=1e4)[0], STEPS, 32, seed),
         score=loss_on(in_units, lambda: teacher(scale=1e4)[1]),
-    ),
-    dataclasses.replace(
-        TEACHER,
-        name="autoencoder_digits_summed_1e7",
-        kind="huge loss",
-        init=mlp(64, 16, 64),
-        loss=summed,
-        optimizer=lambda: optax.adam(3e-3),
-        batches=lambda seed: drawn(digits()[0], STEPS, 32, seed),
-        score=loss_on(summed, lambda: digits()[1]),
-        labels=None,
     ),
 )

@@ -24,18 +24,6 @@ def restarts() -> optax.Schedule:
     )
 
 
-def stable_then_down() -> optax.Schedule:
-    """Return warm-up from zero, a constant rate, and a linear decay to zero."""
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, 3e-3, 50),
-            optax.constant_schedule(3e-3),
-            optax.linear_schedule(3e-3, 0.0, 120),
-        ],
-        [50, 480],
-    )
-
-
 RUNS = (
     dataclasses.replace(
         MLP,
@@ -72,36 +60,11 @@ RUNS = (
         kind="restarts",
         optimizer=lambda: optax.adamw(restarts()),
     ),
-    dataclasses.replace(
-        MLP,
-        name="digits_mlp_sgd_cosine_restarts",
-        kind="restarts",
-        optimizer=lambda: optax.sgd(
-            optax.join_schedules(
-                [optax.cosine_decay_schedule(0.2, 150)] * 4, [150, 300, 450]
-            ),
-            momentum=0.9,
-        ),
-    ),
-    dataclasses.replace(
-        MLP,
-        name="digits_mlp_adamw_stable_then_down",
-        kind="to zero",
-        optimizer=lambda: optax.adamw(stable_then_down(), weight_decay=1e-2),
-    ),
     # Exactly zero from step 480 on: the schedule ends before the loop does.
     dataclasses.replace(
         MLP,
         name="digits_mlp_adam_zero_at_the_end",
         kind="to zero",
         optimizer=lambda: optax.adam(optax.linear_schedule(5e-3, 0.0, 480)),
-    ),
-    dataclasses.replace(
-        TEACHER,
-        name="teacher_adam_step_decay",
-        kind="step decay",
-        optimizer=lambda: optax.adam(
-            optax.piecewise_constant_schedule(1e-2, {300: 0.1, 500: 0.1})
-        ),
     ),
 )
