@@ -75,8 +75,10 @@ def compare(lines: Sequence[Line], references: Sequence[Line]) -> Comparison:
             return math.inf
         if positive:
             return math.log(score) - math.log(reference)
+        if score == reference:
+            return 0.0  # also where the scale is zero
         apart = score - reference
-        return apart / scale if scale else math.copysign(math.inf, apart) * (apart != 0)
+        return apart / scale if scale else math.copysign(math.inf, apart)
 
     differences = [difference(s, r) for s, r in zip(scores, plain, strict=True)]
     squares = [
@@ -125,10 +127,12 @@ def recovered(lines: Sequence[Line], references: Sequence[Line]) -> bool:
     """Return whether a run with a fault ended where the clean run does.
 
     The scores are, over the seeds, worse than those of the clean reference by no more
-    than 5 % beyond the noise, and all of them finite.
+    than 5 % beyond the noise, all of them finite, and no seed was halted: a halt ends
+    a run, however good it was by then.
 
     Args:
         lines: Of the run with the fault, one per seed.
         references: Of the reference without it, see `compare`.
     """
-    return not compare(lines, references).exceeds(RECOVERY)
+    halted = any(line["halted"] for line in lines)
+    return not halted and not compare(lines, references).exceeds(RECOVERY)

@@ -51,7 +51,7 @@ def counted(
         )
 
     def update(updates, state, params=None, *, value, **extra):
-        norm = optax.global_norm(updates).astype(jnp.float32)
+        norm = optax.tree.norm(updates).astype(jnp.float32)
         updates, after = inner.update(
             updates, state.inner, params, value=value, **extra
         )

@@ -1,16 +1,28 @@
 """The two tables: what healthy runs suffer, and which faults they survive."""
 
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harm.judge import harm, recovered
+from harm.judge import HARM, compare, harm, recovered
 from harm.levels import level
-from harm.plan import PEERS, half_of
+from harm.plan import PEERS, half_of, healthy_settings
 
 Line = Mapping[str, Any]
 Lines = Mapping[tuple[str, str, str], list[Line]]
 HALVES = ("choose", "report")
+_TITLES = (
+    "setting",
+    "harmed",
+    "of runs to choose by",
+    "to report",
+    "refused per 1000",
+    "refused nowhere",
+    "score, median",
+    "by 1 % worse / better",
+)
 CLEAN = "none"
 _MAIN = ("unguarded", "clip", *PEERS, "readme", "recommended")
 
@@ -26,11 +38,21 @@ def grouped(lines: Sequence[Line]) -> Lines:
 def harms(lines: Lines) -> dict[str, dict[str, tuple[str, ...]]]:
     """Return for each setting, for each run, why it is harmed; empty if it is not."""
     found: dict[str, dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for (run, setting, _), group in lines.items():
-        if setting != "unguarded":
-            reference = lines[run, group[0]["reference"], CLEAN]
-            found[setting][run] = harm(group, reference, level)
+    for setting, run, group, reference in _compared(lines):
+        found[setting][run] = harm(group, reference, level)
     return found
+
+
+def _compared(lines: Lines) -> Iterator[tuple[str, str, list[Line], list[Line]]]:
+    """Yield setting, run, and the lines of both, where there is something to compare.
+
+    A plain setting whose own runs or twins end in NaN is no reference.
+    """
+    for (run, setting, fault), group in lines.items():
+        reference = lines.get((run, group[0]["reference"], CLEAN), [])
+        scores = [x for line in reference for x in (line["score"], *line["twins"])]
+        if fault == CLEAN and setting != "unguarded" and scores and None not in scores:
+            yield setting, run, group, reference
 
 
 def healthy_table(lines: Sequence[Line], asked: Sequence[str]) -> Iterator[str]:
@@ -41,23 +63,24 @@ def healthy_table(lines: Sequence[Line], asked: Sequence[str]) -> Iterator[str]:
         asked: The settings to be shown; none: all of them.
     """
     by = grouped(lines)
-    yield (
-        "| setting | harmed | of them to choose by | to report | refused per 1000 | "
-        "refused nowhere |"
-    )
-    yield "| --- | --- | --- | --- | --- | --- |"
-    found = {s: runs for s, runs in harms(by).items() if s in asked or not asked}
+    harmed = harms(by)
+    known = [*healthy_settings(), *harmed]  # in this order, and each once
+    found = {s: harmed[s] for s in known if s in harmed and (s in asked or not asked)}
+    apart: dict[str, list[float]] = defaultdict(list)
+    for setting, _, group, reference in _compared(by):
+        apart[setting].append(compare(group, reference).difference)
+    yield f"| {' | '.join(_TITLES)} |"
+    yield "| --- |" + " --- |" * (len(_TITLES) - 1)
     for setting, runs in found.items():
-        groups = [by[run, setting, CLEAN] for run in runs]
         cells = [_count(runs)]
         for half in HALVES:
             cells.append(_count({r: w for r, w in runs.items() if half_of(r) == half}))
-        flat = [line for group in groups for line in group]
-        refused = sum(line["refused"] for line in flat)
-        cells.append(f"{1000 * refused / sum(line['steps'] for line in flat):.2f}")
-        none = sum(not any(line["refused"] for line in group) for group in groups)
-        cells.append(f"{none} of {len(groups)}")
-        yield f"| {setting} | {' | '.join(cells)} |"
+        cells += _refusals([by[run, setting, CLEAN] for run in runs])
+        median = min(statistics.median(apart[setting]), 50.0)
+        cells.append(f"{100 * math.expm1(median):+.2f} %")
+        worse = sum(difference > HARM for difference in apart[setting])
+        better = sum(difference < -HARM for difference in apart[setting])
+        yield f"| {setting} | {' | '.join(cells)} | {worse} / {better} |"
     for setting, runs in found.items():
         if any(runs.values()):
             yield f"\n{setting}:"
@@ -66,12 +89,21 @@ def healthy_table(lines: Sequence[Line], asked: Sequence[str]) -> Iterator[str]:
                 yield f"  {run} ({half_of(run)}): {'; '.join(reasons)}"
 
 
+def _refusals(groups: Sequence[Sequence[Line]]) -> list[str]:
+    """Return how many steps were refused, and in how many runs none."""
+    flat = [line for group in groups for line in group]
+    refused = sum(line["refused"] for line in flat)
+    none = sum(not any(line["refused"] for line in group) for group in groups)
+    share = 1000 * refused / sum(line["steps"] for line in flat)
+    return [f"{share:.2f}", f"{none} of {len(groups)}"]
+
+
 def recoveries(lines: Lines) -> dict[tuple[str, str, str], bool]:
     """Return for each setting, fault and run whether the run recovered."""
     found = {}
     for (run, setting, fault), group in lines.items():
+        reference = lines[run, group[0]["reference"], CLEAN]
         if fault != CLEAN:
-            reference = lines[run, group[0]["reference"], CLEAN]
             found[setting, fault, run] = recovered(group, reference)
     # Where a run has a clip of its own, the clip is what it has unguarded.
     runs = {run for setting, _, run in found if setting == "clip"}
