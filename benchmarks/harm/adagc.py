@@ -1,6 +1,6 @@
 """Adaptive clipping per tensor after AdaGC, to compare with."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def adagc(
         return AdaGCState(jnp.zeros((), jnp.int32), typical)
 
     def update(
-        updates: PyTree, state: AdaGCState, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdaGCState]:
         del params
         early = state.count < warmup

@@ -184,7 +184,9 @@ _overflowing.defvjp(lambda params, hot: (params, hot), _overflowing_backward)
 
 def rate_of() -> optax.GradientTransformation:
     """Return the factor on the updates that `hot` raises for a few steps."""
-    return optax.scale_by_schedule(lambda count: jnp.where(count < 0, _HOT, 1.0))
+    return optax.scale_by_schedule(
+        lambda count: jnp.where(jnp.asarray(count) < 0, _HOT, 1.0)
+    )
 
 
 def hot(opt_state: PyTree) -> PyTree:

@@ -50,8 +50,16 @@ def counted(
             first_loss=jnp.zeros((), jnp.float32),
         )
 
-    def update(updates, state, params=None, *, value, **extra):
+    def update(
+        updates: PyTree,
+        state: Any,
+        params: PyTree | None = None,
+        *,
+        value: Any = 0.0,
+        **extra: Any,
+    ) -> tuple[PyTree, CountedState]:
         norm = optax.tree.norm(updates).astype(jnp.float32)
+        after: Any
         updates, after = inner.update(
             updates, state.inner, params, value=value, **extra
         )

@@ -33,5 +33,5 @@ def series_of(run: Run, seeds: Sequence[int]) -> dict[str, np.ndarray]:
 def write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Write the file in one go, so that a reader never sees half of it."""
     part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, **arrays)
+    np.savez_compressed(part, allow_pickle=False, **arrays)
     part.replace(path)

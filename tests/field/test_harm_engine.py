@@ -10,6 +10,7 @@ from harm.execute import Case, Scanned
 from harm.faults import FAULTS, damage_of
 from harm.outcome import alerts_in
 from harm.own_loop import Wrapped
+from harm.plan import pairs
 from harm.pool import Job, run_all
 from harm.records import Records
 from harm.run import OwnLoop, Run, jit_quickly
@@ -234,3 +235,41 @@ def test_a_run_that_fails_in_a_worker_is_named():
     failed = run_all([job], 1, lines.append)
     assert "no such setting" in failed["digits_mlp_adam_constant"]
     assert {line["setting"] for line in lines} == {"unguarded"}
+
+
+def test_guards_are_added_to_the_preset_and_left_out_of_it(monkeypatch):
+    for name in ("recommended", "recommended+zclip", "recommended-skip_spikes"):
+        if not hasattr(guards, "recommended"):
+            assert build(name, SUBJECT) is None
+    inside = (guards.clip_by_global_norm(), guards.skip_spikes())
+    monkeypatch.setattr(guards, "recommended", lambda: inside, raising=False)
+
+    def names(setting):
+        found = build(setting, SUBJECT)
+        return None if found is None else [guard.name for guard in found.guards]
+
+    assert names("recommended") == ["clip_by_global_norm", "skip_spikes"]
+    assert names("recommended-skip_spikes") == ["clip_by_global_norm"]
+    assert names("recommended+zclip") == ["clip_by_global_norm", "skip_spikes", "zclip"]
+    assert names("recommended-zclip") is names("recommended+skip_spikes") is None
+    assert build("recommended", SUBJECT).reference == "clip"
+    assert build("recommended-clip_by_global_norm", SUBJECT).reference == "unguarded"
+    assert pairs()[:2] == ("recommended-clip_by_global_norm", "recommended-skip_spikes")
+    assert "recommended+zclip" in pairs()
+    assert all(build(name, SUBJECT) for name in pairs())
+
+
+def test_the_bound_of_the_preset_is_that_of_the_run(monkeypatch):
+    def recommended(*, max_norm=1.0):
+        return (guards.skip_large(max_norm=max_norm),)
+
+    monkeypatch.setattr(guards, "recommended", recommended, raising=False)
+    seen = []
+    monkeypatch.setattr(
+        guards, "skip_large", lambda *, max_norm: seen.append(max_norm) or SENTINEL
+    )
+    build("recommended", Subject(0.5, 10.0, 1.0, (), own_loop=False))
+    assert seen == [0.5]
+
+
+SENTINEL = guards.sentinel(metric="loss")
