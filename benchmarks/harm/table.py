@@ -9,6 +9,7 @@ from typing import Any
 from harm.judge import HARM, compare, harm, recovered
 from harm.levels import level
 from harm.plan import PEERS, half_of, healthy_settings
+from harm.settings import REFERENCES
 
 Line = Mapping[str, Any]
 Lines = Mapping[tuple[str, str, str], list[Line]]
@@ -44,15 +45,17 @@ def harms(lines: Lines) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _compared(lines: Lines) -> Iterator[tuple[str, str, list[Line], list[Line]]]:
-    """Yield setting, run, and the lines of both, where there is something to compare.
-
-    A plain setting whose own runs or twins end in NaN is no reference.
-    """
+    """Yield setting, run, and the lines of both, where there is something to compare."""
     for (run, setting, fault), group in lines.items():
         reference = lines.get((run, group[0]["reference"], CLEAN), [])
-        scores = [x for line in reference for x in (line["score"], *line["twins"])]
-        if fault == CLEAN and setting != "unguarded" and scores and None not in scores:
+        if fault == CLEAN and setting != "unguarded" and _is_reference(reference):
             yield setting, run, group, reference
+
+
+def _is_reference(lines: Sequence[Line]) -> bool:
+    """Return whether there are lines, and none of their runs ends in NaN."""
+    scores = [score for line in lines for score in (line["score"], *line["twins"])]
+    return bool(scores) and None not in scores
 
 
 def healthy_table(lines: Sequence[Line], asked: Sequence[str]) -> Iterator[str]:
@@ -99,12 +102,19 @@ def _refusals(groups: Sequence[Sequence[Line]]) -> list[str]:
 
 
 def recoveries(lines: Lines) -> dict[tuple[str, str, str], bool]:
-    """Return for each setting, fault and run whether the run recovered."""
+    """Return for each setting, fault and run whether the run recovered.
+
+    It has if it ends where the clean run does: as people write it, or, where the
+    setting clips, with the same clip and nothing else.
+    """
     found = {}
     for (run, setting, fault), group in lines.items():
-        reference = lines[run, group[0]["reference"], CLEAN]
-        if fault != CLEAN:
-            found[setting, fault, run] = recovered(group, reference)
+        if fault == CLEAN:
+            continue
+        names = {"unguarded", group[0]["reference"], setting} & set(REFERENCES)
+        clean = (lines.get((run, name, CLEAN), []) for name in names)
+        references = [reference for reference in clean if _is_reference(reference)]
+        found[setting, fault, run] = any(recovered(group, r) for r in references)
     # Where a run has a clip of its own, the clip is what it has unguarded.
     runs = {run for setting, _, run in found if setting == "clip"}
     for (setting, fault, run), well in list(found.items()):

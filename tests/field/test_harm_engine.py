@@ -15,7 +15,7 @@ from harm.pool import Job, run_all
 from harm.records import Records
 from harm.run import OwnLoop, Run, jit_quickly
 from harm.settings import PLAIN, REFERENCES, Setting, Subject, build
-from harm.table import faults_table, healthy_table
+from harm.table import faults_table, grouped, healthy_table, recoveries
 from harm.work import CLEAN, TWINS, Worker
 
 from stabjax import guards
@@ -221,6 +221,21 @@ def test_the_table_counts_harmed_runs_and_says_why(healthy):
     assert any(row.startswith("| readme | 1 of 1 |") for row in rows)
     assert any(row.startswith("| back_off | 0 of 1 |") for row in rows)
     assert any("refused 10.0 %" in row for row in rows)
+
+
+def test_a_run_recovers_to_the_unguarded_run_or_to_the_one_with_the_same_clip():
+    def line(setting, score, fault=CLEAN, reference="unguarded", **more):
+        whole = {"run": "a", "setting": setting, "fault": fault, "score": score}
+        return {**whole, "seed": 0, "halted": False, "reference": reference, **more}
+
+    clean = [line("unguarded", 1.0, twins=[1.0]), line("clip", 2.0, twins=[2.0])]
+    for score, plain, clipped in ((1.0, True, True), (2.0, False, True)):
+        hit = [line("adagc", score, "x"), line("readme", score, "x", "clip")]
+        found = recoveries(grouped(clean + hit))
+        assert found["adagc", "x", "a"] == plain
+        assert found["readme", "x", "a"] == clipped
+    worst = [line("readme", 3.0, "x", "clip")]
+    assert not recoveries(grouped(clean + worst))["readme", "x", "a"]
 
 
 def test_alert_bits_are_counted_by_name():
