@@ -45,7 +45,7 @@ def harms(lines: Lines) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _compared(lines: Lines) -> Iterator[tuple[str, str, list[Line], list[Line]]]:
-    """Yield setting, run, and the lines of both, where there is something to compare."""
+    """Yield setting, run, and the lines of both, where they can be compared."""
     for (run, setting, fault), group in lines.items():
         reference = lines.get((run, group[0]["reference"], CLEAN), [])
         if fault == CLEAN and setting != "unguarded" and _is_reference(reference):
