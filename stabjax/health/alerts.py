@@ -158,6 +158,7 @@ _SEVERITIES: dict[Alert, Severity] = {
     Alert.NONFINITE_COMPONENT: "warning",
     Alert.NONFINITE_GRADIENT: "warning",
     Alert.NONFINITE_STATE: "warning",
+    Alert.DAMAGED_BEFORE: "error",
     Alert.NORM_OVERFLOW: "information",
     Alert.GRADIENT_RANGE: "warning",
     Alert.CLIPPED: "information",

@@ -1,0 +1,102 @@
+"""The one blamed is the cause: what was damaged before, and the right leaf."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import rows_of
+from small import KEY, START, regression, squared_error, trained
+
+import stabjax
+from stabjax import guards, health
+
+# Rikorose/DeepFilterNet#30, ultralytics/ultralytics#24307
+WIDE = {
+    "a": jnp.zeros((64, 64)),
+    "b": jnp.zeros((4000,)).at[1234].set(jnp.nan),
+    "w": jnp.zeros(4),
+}
+
+
+def with_all(params, batch, key):
+    total, aux = squared_error({"w": params["w"], "b": 0.0}, batch, key)
+    return total + jnp.sum(params["a"]) + jnp.sum(params["b"]), aux
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_leaf_damaged_before_the_first_step_is_named_then_and_on_each_row(
+    form, caplog
+):
+    with caplog.at_level(logging.WARNING, logger="stabjax"):
+        train, state, rows = trained(
+            with_all, optax.adam(1e-2), [guards.skip_nonfinite()], WIDE, regression(3),
+            form=form,
+        )  # fmt: skip
+    assert "not finite: b" in caplog.text
+    assert {train.schema(state).leaf(row) for row in rows} == {"b"}
+    assert "damaged_before" in health.names_of(rows[0]["alerts"])
+    assert train.audit(state) == {"params/b": 1}
+
+
+def test_a_leaf_damaged_from_outside_later_is_named_too():
+    train = stabjax.make_train_step(squared_error, optax.adam(1e-2), window=4)
+    batches = regression(4)
+    state = train.init(START, batches[0])
+    state, _ = train.step(state, batches[0], KEY)
+    broken = {**state.params, "w": state.params["w"].at[2].set(jnp.nan)}
+    state, _ = train.step(state._replace(params=broken), batches[1], KEY)
+    row = rows_of(state)[-1]
+    assert not row["accepted"]
+    assert train.schema(state).leaf(row) == "w"
+    assert "damaged_before" in health.names_of(row["alerts"])
+
+
+def test_a_bad_batch_damages_nothing_before_it():
+    batches = regression(2)
+    batches[1]["x"][0, 0] = np.nan
+    _, _, rows = trained(squared_error, optax.adam(1e-2), [], START, batches)
+    assert "damaged_before" not in health.names_of(rows[1]["alerts"])
+
+
+# JuliaReinforcementLearning/ReinforcementLearning.jl#739, mlnomadpy/flaxchat#6
+def test_a_guarded_optimizer_keeps_leaf_and_step_of_the_last_refusal():
+    params = {"a": jnp.zeros(2), "log_sigma": jnp.zeros(2), "mu": jnp.zeros(2)}
+    good = jax.tree.map(jnp.ones_like, params)
+    bad = {**good, "log_sigma": jnp.array([0.0, jnp.nan])}
+    optimizer = stabjax.guard(optax.adam(1e-2), guards.skip_nonfinite())
+    state = optimizer.init(params)
+    assert (state.first_bad_leaf, state.refused_step) == (-1, -1)
+    for gradient in (good, bad, good):
+        _, state = optimizer.update(gradient, state, params)
+    assert (state.first_bad_leaf, state.refused_step) == (1, 1)
+
+
+def test_a_guarded_optimizer_blames_what_was_damaged_before_init():
+    params = {"a": jnp.zeros(2), "w": jnp.array([0.0, jnp.inf])}
+    optimizer = stabjax.guard(optax.adam(1e-2), guards.skip_nonfinite())
+    state = optimizer.init(params)
+    gradient = {"a": jnp.full(2, jnp.nan), "w": jnp.zeros(2)}
+    _, state = optimizer.update(gradient, state, params)
+    assert state.first_bad_leaf == 1
+    assert "damaged_before" in health.names_of(int(state.alerts))
+
+
+def test_a_loss_beyond_the_range_of_float32_is_finite_in_float64():
+    def steep(params, batch, key):
+        del key
+        loss = jnp.sum(params["w"]) * jnp.asarray(batch, jnp.float64)
+        return loss * 1e10, {"raw/steep": loss * 1e10, "metric": loss * 1e10}
+
+    with jax.enable_x64(True):
+        params = {"w": jnp.full(3, 1e-40, jnp.float64)}
+        train = stabjax.make_train_step(steep, optax.sgd(1e-300), window=2)
+        state = train.init(params, 1e300)
+        state, _ = train.step(state, jnp.float64(1e290), KEY)
+        row = rows_of(state)[0]
+    assert health.names_of(row["alerts"])[:1] != ("nonfinite_loss",)
+    assert "nonfinite_component" not in health.names_of(row["alerts"])
+    largest = float(np.finfo(np.float32).max)
+    assert (row["loss"], row["raw/steep"], row["metric"]) == (largest,) * 3
