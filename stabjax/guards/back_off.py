@@ -21,8 +21,8 @@ class BackOffState(NamedTuple):
 
 
 def back_off(
-    *,
     factor: float = 0.5,
+    *,
     after: int = 1,
     recovery: int = 100,
     min_scale: float = 1e-3,

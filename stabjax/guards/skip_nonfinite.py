@@ -23,8 +23,8 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(
-    *,
     max_consecutive: int = 10,
+    *,
     on_exhausted: OnExhausted = "halt",
     compat: Literal["optax"] | None = None,
 ) -> Guard:

@@ -20,12 +20,25 @@ from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import sums_in_both_units
-from stabjax.transforms._common import check_guards, fresh_state, require_loss
-from stabjax.types import Alert, Count, Flag, Guard, StepStats
+from stabjax.guards.given import Guards
+from stabjax.transforms._common import (
+    check_inner,
+    check_leaves,
+    fresh_state,
+    listed,
+    moving,
+    require_loss,
+)
+from stabjax.types import Alert, Count, Flag, StepStats
 
 
 class GuardState(NamedTuple):
     """State of `guard`.
+
+    What it does not have itself it asks its inner state for, so that
+    ``state.hyperparams`` of `optax.inject_hyperparams` and functions such as
+    `optax.contrib.schedule_free_eval_params` work on it as on the state inside;
+    `optax.tree.get` and `optax.tree.set` find what is in either.
 
     Attributes:
         inner_state: State of the inner optimizer.
@@ -33,6 +46,14 @@ class GuardState(NamedTuple):
         alerts: Bits of `stabjax.types.Alert` of the last step.
         roll_back: A guard asked for a rollback in the last step; the caller, who
             has the parameters, may follow it.
+
+    Example:
+        >>> optimizer = guard(optax.inject_hyperparams(optax.adam)(learning_rate=0.1))
+        >>> state = optimizer.init({"w": jnp.ones(2)})
+        >>> print(state.hyperparams["learning_rate"])
+        0.1
+        >>> print(optax.tree.get(state, "mu"), optax.tree.get(state, "refused"))
+        {'w': Array([0., 0.], dtype=float32)} 0
     """
 
     inner_state: PyTree
@@ -40,10 +61,23 @@ class GuardState(NamedTuple):
     alerts: Count
     roll_back: Flag
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the inner state calls so."""
+        # Python and JAX ask for private names to find out what a value can do.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return getattr(self.inner_state, name)
+        except AttributeError:
+            raise AttributeError(
+                f"neither GuardState nor the state inside has {name!r}; the state of "
+                "the inner optimizer is inner_state."
+            ) from None
+
 
 def guard(
     inner: optax.GradientTransformation,
-    *guards: Guard,
+    *guards: Guards,
     finite_check: FiniteCheck = "outcome",
     measure_updates: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -62,7 +96,8 @@ def guard(
 
     Args:
         inner: The optimizer.
-        *guards: Guards in any order; with none, only what is finite is applied.
+        *guards: Guards in any order, or sequences of them; with none, only what is
+            finite is applied.
         finite_check: ``"outcome"`` reads the update and the new inner state once more
             before they are let through. ``"headroom"`` refuses a gradient whose
             square would overflow instead, for the optax optimizers that are known
@@ -74,7 +109,8 @@ def guard(
         A gradient transformation that takes extra arguments and forwards them.
 
     Raises:
-        TypeError: If a guard is not a `Guard`.
+        TypeError: If a guard is not a `Guard`, or ``inner`` no optax transformation; in
+            `init`, if a leaf of the parameters is no array.
         ValueError: If a guard scales the loss, which only a train step can undo.
         ValueError: In `update`, if ``finite_check`` is ``"headroom"`` and ``inner`` is
             not known to stay finite.
@@ -91,10 +127,12 @@ def guard(
         >>> print(updates["w"], state.core.refused)
         [0. 0.] 1
     """
-    check_guards("guard", guards)
+    check_inner("guard", inner)
+    guards = listed("guard", *guards)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> GuardState:
+        check_leaves("guard", params)
         return GuardState(
             inner_state=inner.init(params),
             core=judging.init_core(guards),
@@ -111,6 +149,7 @@ def guard(
         **extra_args: Any,
     ) -> tuple[PyTree, GuardState]:
         require_loss("guard", guards, value)
+        params = moving(params, updates)
         repaired = jnp.zeros((), jnp.int32)
         if any(given.repairs for given in guards):
             repaired, updates = nonfinite_elements(updates), repair(updates)
