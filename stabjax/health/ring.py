@@ -42,6 +42,10 @@ def init_telemetry(
 ) -> Telemetry:
     """Return an empty ring.
 
+    A metric of the loss is a column of its own name. One whose name is that of another
+    column, such as ``loss``, ``step`` or ``skip_spikes/streak/loss``, is the column
+    ``aux/<name>``, in the schema and so in the rows.
+
     Args:
         window: Rows of the ring [steps], >= 1.
         params: Parameters, whose leaves are named.
@@ -57,8 +61,9 @@ def init_telemetry(
     real = [name for name, _, leaf in named if _is_float(leaf)]
     whole = [name for name, _, leaf in named if not _is_float(leaf)]
     components = sorted(_components(aux))
+    ours = {*FLOATS, *INTS, *components, *real, *whole, *counts}
     schema = TelemetrySchema(
-        floats=(*FLOATS, *components, *_metrics(aux), *real),
+        floats=(*FLOATS, *components, *_columns_of(_metrics(aux), ours), *real),
         ints=(*INTS, *whole, *sorted(counts)),
         leaves=layout_of(params).leaves,
         components=tuple(components),
@@ -169,6 +174,16 @@ def _is_float(leaf: Any) -> bool:
 
 def _components(aux: Aux) -> list[str]:
     return [name for name in aux if name.startswith(("raw/", "weighted/"))]
+
+
+def _columns_of(metrics: list[str], ours: set[str]) -> list[str]:
+    """Return the column of each metric, in their order; none is one of ours."""
+    taken = ours | set(metrics)
+
+    def free(name: str) -> str:
+        return name if name not in taken else free(f"aux/{name}")
+
+    return [free(f"aux/{name}") if name in ours else name for name in metrics]
 
 
 def _metrics(aux: Aux) -> list[str]:
