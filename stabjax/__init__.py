@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from stabjax.train_step import TrainState as TrainState
     from stabjax.train_step import TrainStep as TrainStep
     from stabjax.train_step import make_train_step as make_train_step
-    from stabjax.transforms import guard as guard
+    # Not from the package, where mypy takes it for the module of that name.
+    from stabjax.transforms.guard import guard as guard
     from stabjax.types import Alert as Alert
     from stabjax.types import Guard as Guard
     from stabjax.types import StepStats as StepStats
