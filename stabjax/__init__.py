@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from stabjax.train_step import TrainStep as TrainStep
     from stabjax.train_step import make_train_step as make_train_step
     from stabjax.train_step import raise_if_halted as raise_if_halted
-    from stabjax.transforms import guard as guard
     from stabjax.transforms import keep_if_refused as keep_if_refused
     from stabjax.transforms import was_applied as was_applied
+
+    # Not from the package, where mypy takes it for the module of that name.
+    from stabjax.transforms.guard import guard as guard
     from stabjax.types import Alert as Alert
     from stabjax.types import Guard as Guard
     from stabjax.types import StepStats as StepStats

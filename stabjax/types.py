@@ -4,11 +4,17 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+if TYPE_CHECKING:
+    # Jaxtyping hides it from type checkers, who would call all that has it unknown.
+    PyTree = Any
+else:
+    from jaxtyping import PyTree
 
 Scalar = Float[Array, ""]
 Flag = Bool[Array, ""]
@@ -19,6 +25,13 @@ Updates = PyTree
 Aux = Mapping[str, Any]
 
 
+# What a loss may return: its value, or its value and its report.
+LossResult = ArrayLike | tuple[ArrayLike, Aux | None]
+
+# What is accepted where a loss is asked for; see `LossFn` for what it is made into.
+Loss = Callable[..., LossResult]
+
+
 @runtime_checkable
 class LossFn(Protocol):
     """A pure loss: ``(params, batch, key) -> (loss, aux)``.
@@ -26,10 +39,19 @@ class LossFn(Protocol):
     ``aux`` is a flat mapping. Its keys ``raw/<name>`` and ``weighted/<name>`` are
     the named loss components and belong to the finite contract; ``model_state``
     is the new model state of a stateful model; every other entry is a scalar
-    metric that is logged as it is.
+    metric that is logged under its name. A metric that has the name of a telemetry
+    column of ours, such as ``loss``, ``step`` or ``skip_spikes/streak/loss``, is
+    logged as ``aux/<name>``, and guards find it by that name too.
 
     A stateful loss also takes ``model_state=``. One whose weights follow a
-    schedule takes ``step=`` and says so by an attribute ``wants_step = True``.
+    schedule takes ``step=`` and says so by an attribute ``wants_step = True``, or
+    by having no default for it.
+
+    Where a loss is asked for, these forms (`Loss`) are accepted as well: ``(params,
+    batch)``, ``(params, batch, *, key)``, and a result that is the loss alone or
+    ``(loss, None)``. Which it is, the signature says. A third argument takes the key,
+    unless it is called ``model_state`` or ``step``, or has a default that is not None
+    and a name without ``key`` or ``rng``.
     """
 
     def __call__(

@@ -1,6 +1,7 @@
 """One number per leaf, summed over the shards that a mapped axis holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,19 @@ def sums_over_shards(sums: Sums, gradients: PyTree, axis_name: AxisName) -> Sums
     return Sums(
         over_shards(sums.plain, leaves, axis_name),
         None if sums.small is None else over_shards(sums.small, leaves, axis_name),
+    )
+
+
+def shapes_inside(
+    axis_name: AxisName, function: Callable[..., Any], *arguments: Any
+) -> Any:
+    """Return the shapes of a result, of a function that may reduce over the axis."""
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
+    for name in names:
+        function = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)
+    shapes = jax.eval_shape(function, *arguments)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[len(names) :], x.dtype), shapes
     )
 
 

@@ -31,8 +31,8 @@ class BackOffState(NamedTuple):
 
 
 def back_off(
-    *,
     factor: float = 0.5,
+    *,
     after: int = 3,
     recovery: int = 10,
     min_scale: float = 0.1,

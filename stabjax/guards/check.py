@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stabjax.types import Flag, Scalar
+from stabjax.core.given import is_optimizer, shown
+from stabjax.types import Flag, Guard, Scalar
 
 
 def in_range(
@@ -49,7 +50,7 @@ def in_range(
         right = ")" if high_open or high == math.inf else "]"
         raise ValueError(
             f"{function}: {name} must be in {left}{low:g}, {high:g}{right}, "
-            f"got {value!r}."
+            f"got {shown(value)}{_beside(function, value)}."
         )
     return value
 
@@ -80,7 +81,8 @@ def count(function: str, name: str, value: Any, low: int = 0) -> int:
     """Return ``value`` if it is a whole number of at least ``low``, else raise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(
-            f"{function}: {name} must be a whole number >= {low}, got {value!r}."
+            f"{function}: {name} must be a whole number >= {low}, "
+            f"got {shown(value)}{_beside(function, value)}."
         )
     return value
 
@@ -89,5 +91,44 @@ def one_of(function: str, name: str, value: Any, allowed: Sequence[str]) -> str:
     """Return ``value`` if it is among ``allowed``, else raise."""
     if value not in allowed:
         names = ", ".join(repr(a) for a in allowed)
-        raise ValueError(f"{function}: {name} must be one of {names}, got {value!r}.")
+        raise ValueError(
+            f"{function}: {name} must be one of {names}, "
+            f"got {shown(value)}{_beside(function, value)}."
+        )
     return value
+
+
+def some_of(
+    function: str, name: str, value: Any, allowed: Sequence[str]
+) -> Sequence[str]:
+    """Return ``value`` if it is a list of distinct ones among ``allowed``, else raise.
+
+    Args:
+        function: Name of the function that was called.
+        name: Name of the argument.
+        value: What was given.
+        allowed: What may be in the list.
+
+    Raises:
+        ValueError: If it is no list, empty, or has another in it, or one twice.
+    """
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or is_optimizer(value) or not value:
+        raise ValueError(
+            f"{function}: {name} must be a list, such as {list(allowed[:1])!r}, "
+            f"got {shown(value)}{_beside(function, value)}."
+        )
+    for each in value:
+        one_of(function, name, each, allowed)
+    if len(set(value)) != len(value):
+        raise ValueError(f"{function}: {name} must be distinct, got {value!r}.")
+    return value
+
+
+def _beside(function: str, value: Any) -> str:
+    """Return where to write what is a guard or an optimizer, and no option."""
+    if isinstance(value, Guard):
+        return f"; write it beside: guards=[{function}(...), {value.name}(...)]"
+    if is_optimizer(value):
+        return "; write the optimizer first: stabjax.guard(optimizer, guards)"
+    return ""

@@ -42,7 +42,7 @@ class ClipByBlockRmsState(NamedTuple):
 
 
 def clip_by_block_rms(
-    *, threshold: float | Scalar = 1.0, groups: Sequence[str] | None = None
+    threshold: float | Scalar = 1.0, *, groups: Sequence[str] | None = None
 ) -> Guard:
     """Scale each block so that the root mean square of its gradient is bounded.
 

@@ -42,7 +42,7 @@ class ClipByGlobalNormState(NamedTuple):
     clip_ratio: Scalar
 
 
-def clip_by_global_norm(*, max_norm: float | Scalar = 1.0) -> Guard:
+def clip_by_global_norm(max_norm: float | Scalar = 1.0) -> Guard:
     """Scale the gradient so that its global norm is at most ``max_norm``.
 
     ``g * min(1, max_norm / norm(g))`` with the norm of all leaves together, in

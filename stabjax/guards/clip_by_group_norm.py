@@ -45,7 +45,7 @@ class ClipByGroupNormState(NamedTuple):
 
 
 def clip_by_group_norm(
-    *, max_norm: float | Scalar = 1.0, groups: Sequence[str] = ()
+    max_norm: float | Scalar = 1.0, *, groups: Sequence[str] = ()
 ) -> Guard:
     """Scale each group of parameters so that its own norm is at most ``max_norm``.
 

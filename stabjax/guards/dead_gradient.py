@@ -24,8 +24,8 @@ class DeadGradientState(NamedTuple):
 
 
 def dead_gradient(
-    *,
     metric: str,
+    *,
     patience: int = 1,
     action: Literal["alert", "halt"] = "alert",
 ) -> Guard:

@@ -31,8 +31,8 @@ class DynamicLossScaleState(NamedTuple):
 
 
 def dynamic_loss_scale(
-    *,
     initial: float = 2.0**15,
+    *,
     growth_interval: int = 2000,
     factor: float = 2.0,
     hysteresis: int = 1,

@@ -24,8 +24,8 @@ class EmptySetState(NamedTuple):
 
 
 def empty_set(
-    *,
     metric: str,
+    *,
     min_count: float = 1.0,
     max_consecutive: int = 10,
     on_exhausted: OnExhausted = "halt",

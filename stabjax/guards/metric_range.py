@@ -24,8 +24,8 @@ class MetricRangeState(NamedTuple):
 
 
 def metric_range(
-    *,
     metric: str,
+    *,
     low: float | None = None,
     high: float | None = None,
     warmup: int = 0,

@@ -46,8 +46,8 @@ class ReduceOnPlateauState(NamedTuple):
 
 
 def reduce_on_plateau(
-    *,
     factor: float = 0.1,
+    *,
     patience: int = 10,
     threshold: float = 1e-4,
     threshold_mode: Literal["rel", "abs"] = "rel",

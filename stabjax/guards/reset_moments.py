@@ -27,8 +27,8 @@ class ResetMomentsState(NamedTuple):
 
 
 def reset_moments(
-    *,
     every: int | None = None,
+    *,
     after_refusals: int | None = None,
     warmup: int = 0,
 ) -> Guard:

@@ -21,8 +21,8 @@ class SaturationState(NamedTuple):
 
 
 def saturation(
-    *,
     metric: str,
+    *,
     max_share: float = 0.5,
     patience: int = 10,
     action: Literal["alert", "halt"] = "alert",

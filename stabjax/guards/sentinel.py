@@ -24,8 +24,8 @@ class SentinelState(NamedTuple):
 
 
 def sentinel(
-    *,
     metric: str,
+    *,
     value: float = -1.0,
     patience: int = 1,
     action: Literal["alert", "halt"] = "alert",

@@ -23,8 +23,8 @@ class SkipLargeState(NamedTuple):
 
 
 def skip_large(
-    *,
     max_norm: float | Scalar,
+    *,
     max_consecutive: int = 10,
     on_exhausted: OnExhausted = "halt",
 ) -> Guard:

@@ -34,8 +34,8 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(
-    *,
     max_consecutive: int = 10,
+    *,
     max_share: float = 0.45,
     window: int = 100,
     on_exhausted: OnExhausted = "halt",

@@ -33,8 +33,8 @@ class TrivialBaselineState(NamedTuple):
 
 
 def trivial_baseline(
-    *,
     baseline: float,
+    *,
     metric: str = "loss",
     mode: Literal["min", "max"] = "min",
     margin: float = 0.01,

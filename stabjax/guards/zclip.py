@@ -48,8 +48,8 @@ class ZclipState(NamedTuple):
 
 
 def zclip(
-    *,
     threshold: float = 2.5,
+    *,
     decay: float = 0.97,
     warmup: int = 25,
     rebase_after: int = 20,

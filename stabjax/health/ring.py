@@ -45,6 +45,10 @@ def init_telemetry(
 ) -> Telemetry:
     """Return an empty ring.
 
+    A metric of the loss is a column of its own name. One whose name is that of another
+    column, such as ``loss``, ``step`` or ``skip_spikes/streak/loss``, is the column
+    ``aux/<name>``, in the schema and so in the rows.
+
     Args:
         window: Rows of the ring [steps], >= 1.
         params: Parameters, whose leaves are named.
@@ -64,9 +68,11 @@ def init_telemetry(
         (f"{prefix}/{ALERTS}", guard.subject)
         for prefix, guard in zip(_prefixes(guards), guards, strict=True)
     )
+    whole += [ring for ring, _ in subjects]
+    ours = {*FLOATS, *INTS, *components, *real, *whole, *counts}
     schema = TelemetrySchema(
-        floats=(*FLOATS, *components, *_metrics(aux), *real),
-        ints=(*INTS, *whole, *(ring for ring, _ in subjects), *sorted(counts)),
+        floats=(*FLOATS, *components, *_columns_of(_metrics(aux), ours), *real),
+        ints=(*INTS, *whole, *sorted(counts)),
         leaves=layout_of(params).leaves,
         components=tuple(components),
         subjects=subjects,
@@ -185,6 +191,16 @@ def _is_float(leaf: Any) -> bool:
 
 def _components(aux: Aux) -> list[str]:
     return [name for name in aux if name.startswith(("raw/", "weighted/"))]
+
+
+def _columns_of(metrics: list[str], ours: set[str]) -> list[str]:
+    """Return the column of each metric, in their order; none is one of ours."""
+    taken = ours | set(metrics)
+
+    def free(name: str) -> str:
+        return name if name not in taken else free(f"aux/{name}")
+
+    return [free(f"aux/{name}") if name in ours else name for name in metrics]
 
 
 def _metrics(aux: Aux) -> list[str]:

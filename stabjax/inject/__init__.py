@@ -7,12 +7,15 @@ the very function it was given, so a step built from it is the same program.
 """
 
 import functools
+import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from stabjax.core.loss_form import uniform
+from stabjax.core.loss_result import taken_apart
 from stabjax.inject.damage import damage
 from stabjax.inject.fault import ALWAYS as ALWAYS
 from stabjax.inject.fault import Fault as Fault
@@ -21,12 +24,13 @@ from stabjax.inject.fault import Shard as Shard
 from stabjax.inject.fault import When as When
 from stabjax.inject.fault import one_of
 from stabjax.inject.fault import sometimes as sometimes
-from stabjax.types import Count, LossFn
+from stabjax.losses._weigh import takes_state
+from stabjax.types import Count, Loss
 
 _SECTIONS = ("loss", "aux", "gradient", "batch")
 
 
-def into_loss(loss_fn: LossFn, *faults: Fault, enabled: bool = True) -> LossFn:
+def into_loss(loss_fn: Loss, *faults: Fault, enabled: bool = True) -> Loss:
     """Return the loss with faults in what it takes and returns.
 
     What is not hit keeps its bits. A fault in the loss or in ``aux`` leaves the
@@ -62,22 +66,27 @@ def into_loss(loss_fn: LossFn, *faults: Fault, enabled: bool = True) -> LossFn:
     for fault in faults:
         one_of("the first part of where", fault.where.split("/")[0], _SECTIONS)
     into = functools.partial(_select, faults)
+    whole = uniform("into_loss", loss_fn)
 
     def broken(
         params: PyTree, batch: PyTree, key: Any, /, *, step: Count | int, **kwargs: Any
     ) -> tuple[Array, dict[str, Any]]:
-        if getattr(loss_fn, "wants_step", False):
+        if whole.wants_step:
             kwargs["step"] = step
         step = jnp.asarray(step, jnp.int32)
         params = _break_gradient(into("gradient"), params, step)
         batch = damage({"batch": batch}, into("batch"), step)["batch"]
-        loss, aux = loss_fn(params, batch, key, **kwargs)
+        result = whole.result_of(params, batch, key, **kwargs)
+        loss, aux = taken_apart(whole.origin, result)
         outputs: Any = {"loss": loss, "aux": dict(aux)}
         outputs = _break_value(into("loss", "aux"), outputs, step)
         return outputs["loss"], outputs["aux"]
 
-    functools.update_wrapper(broken, loss_fn)
-    broken.wants_step = True
+    signature = inspect.signature(broken)
+    functools.update_wrapper(broken, whole.loss_fn)
+    # It takes the place of the loss, but not its arguments.
+    broken.__signature__ = signature
+    broken.wants_step, broken.takes_state = True, takes_state(whole.loss_fn)
     return broken
 
 

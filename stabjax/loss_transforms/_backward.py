@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from stabjax.core.layout import is_inexact
 from stabjax.loss_transforms._transformed import Call, Parts, run_inner
-from stabjax.types import LossFn, Params, Scalar
+from stabjax.types import Loss, Params, Scalar
 
 Weighted = dict[str, Scalar]
 
@@ -71,7 +71,7 @@ def plain_backward(kept: Any, pulls: Pulls, cotangents: Weighted) -> Params:
 
 def run_with_backward(
     origin: str,
-    loss_fn: LossFn,
+    loss_fn: Loss,
     call: Call,
     *,
     forward: Forward,

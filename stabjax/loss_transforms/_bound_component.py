@@ -15,11 +15,11 @@ from stabjax.loss_transforms._transformed import (
 )
 from stabjax.losses._weigh import as_scalar, check_names
 from stabjax.numerics._check import check_range
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 
 def bound_component(
-    loss_fn: LossFn,
+    loss_fn: Loss,
     name: str,
     bound: Callable[[Scalar], Any],
     *,

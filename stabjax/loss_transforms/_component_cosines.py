@@ -15,10 +15,10 @@ from stabjax.loss_transforms._transformed import (
     rebuild,
 )
 from stabjax.losses._weigh import merge_aux
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 
-def component_cosines(loss_fn: LossFn, *, every: int = 1) -> TransformedLoss:
+def component_cosines(loss_fn: Loss, *, every: int = 1) -> TransformedLoss:
     """Report the cosine between the gradients of every two components.
 
     ``<g_i, g_j> / (norm(g_i) norm(g_j))`` over all parameters, float32, without

@@ -19,11 +19,11 @@ from stabjax.loss_transforms._transformed import (
     rebuild,
 )
 from stabjax.losses._weigh import merge_aux
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 
 def component_gradient_norms(
-    loss_fn: LossFn, groups: Sequence[str] = (), *, every: int = 1
+    loss_fn: Loss, groups: Sequence[str] = (), *, every: int = 1
 ) -> TransformedLoss:
     """Report the gradient norm of each component on each group of parameters.
 

@@ -16,11 +16,11 @@ from stabjax.loss_transforms._transformed import (
     rebuild,
 )
 from stabjax.losses._weigh import merge_aux
-from stabjax.types import Aux, Flag, LossFn, Params, Scalar
+from stabjax.types import Aux, Flag, Loss, Params, Scalar
 
 
 def drop_nonfinite_component(
-    loss_fn: LossFn, *, check_gradient: bool = False
+    loss_fn: Loss, *, check_gradient: bool = False
 ) -> TransformedLoss:
     """Leave a component that is not finite out of the loss and of its gradient.
 

@@ -25,7 +25,7 @@ from stabjax.loss_transforms._transformed import (
     split_state,
 )
 from stabjax.numerics._check import check_range
-from stabjax.types import Aux, Count, LossFn, Scalar
+from stabjax.types import Aux, Count, Loss, Scalar
 
 # Of a component that starts at zero the share that is left has no meaning.
 _LEAST = 1e-30
@@ -46,7 +46,7 @@ class GradNormState(NamedTuple):
 
 
 def grad_norm(
-    loss_fn: LossFn,
+    loss_fn: Loss,
     shared: Sequence[str] = (),
     *,
     strength: float = 1.5,

@@ -8,10 +8,10 @@ from stabjax.loss_transforms._transformed import (
     rebuild,
     run_inner,
 )
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 
-def name_components(loss_fn: LossFn, components: Sequence[str]) -> TransformedLoss:
+def name_components(loss_fn: Loss, components: Sequence[str]) -> TransformedLoss:
     """Declare the components of a loss that neither `weigh` nor `combine` built.
 
     ``sum_i weighted_i`` over the names given. A transform with a state or parameters

@@ -17,12 +17,12 @@ from stabjax.loss_transforms._transformed import (
     rebuild,
 )
 from stabjax.losses._weigh import merge_aux
-from stabjax.types import Aux, LossFn, Params, Scalar
+from stabjax.types import Aux, Loss, Params, Scalar
 
 _OWN = zlib.crc32(b"pcgrad") & 0x7FFFFFFF
 
 
-def pcgrad(loss_fn: LossFn, *, order: str = "random") -> TransformedLoss:
+def pcgrad(loss_fn: Loss, *, order: str = "random") -> TransformedLoss:
     """Project the gradient of each component off those that it conflicts with.
 
     For each component i, for all j != i in order, while ``<h_i, g_j> < 0``:

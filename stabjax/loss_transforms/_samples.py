@@ -110,7 +110,7 @@ class SampleLoss:
 
         def call(batch: Batch, key: Any) -> tuple[Any, Any]:
             arguments = Call(params, batch, key, inputs.step, inputs.keywords)
-            return call_inner(self.loss_fn, arguments)
+            return call_inner(self.origin, self.loss_fn, arguments)
 
         run = call if self.batched else jax.vmap(call)
         loss, aux = run(inputs.batch, inputs.keys)

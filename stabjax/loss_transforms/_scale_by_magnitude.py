@@ -18,7 +18,7 @@ from stabjax.loss_transforms._transformed import (
 )
 from stabjax.numerics import bounded_reciprocal
 from stabjax.numerics._check import check_range
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 
 class MagnitudeState(NamedTuple):
@@ -34,7 +34,7 @@ class MagnitudeState(NamedTuple):
 
 
 def scale_by_magnitude(
-    loss_fn: LossFn, *, decay: float = 0.99, floor: float = 1e-6
+    loss_fn: Loss, *, decay: float = 0.99, floor: float = 1e-6
 ) -> TransformedLoss:
     """Divide each component by the running mean of its absolute raw value.
 

@@ -12,7 +12,7 @@ from stabjax.core import groups as named
 from stabjax.loss_transforms._backward import Pulls, run_with_backward
 from stabjax.loss_transforms._groups import Groups, groups_of
 from stabjax.loss_transforms._transformed import Call
-from stabjax.types import Batch, LossFn, Params
+from stabjax.types import Batch, Loss, Params
 
 Pairs = list[tuple[str, str]]
 
@@ -37,7 +37,7 @@ def disconnected_pairs(pulls: Pulls, groups: Groups) -> Pairs:
 
 
 def disconnected(
-    loss_fn: LossFn,
+    loss_fn: Loss,
     params: Params,
     batch: Batch,
     key: Any,

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from stabjax.core.loss_form import uniform
+from stabjax.core.loss_result import taken_apart
 from stabjax.losses import WeighedLoss
 from stabjax.losses._weigh import as_scalar, check_names, merge_aux, takes_state
-from stabjax.types import Aux, Batch, LossFn, Params, Scalar
+from stabjax.types import Aux, Batch, Loss, Params, Scalar
 
 PREFIX = "weighted/"
 
@@ -57,7 +59,7 @@ class TransformedLoss:
         wrap_state: Puts its own state beside the model state of ``inner``.
     """
 
-    inner: LossFn
+    inner: Loss
     evaluate: Callable[[Call], tuple[Scalar, Aux]]
     components: tuple[str, ...] | None
     uses_step: bool = False
@@ -67,7 +69,7 @@ class TransformedLoss:
     @property
     def wants_step(self) -> bool:
         """Whether the loss must be called with ``step=``."""
-        return self.uses_step or bool(getattr(self.inner, "wants_step", False))
+        return self.uses_step or uniform("TransformedLoss", self.inner).wants_step
 
     @property
     def takes_state(self) -> bool:
@@ -115,7 +117,7 @@ class Parts(NamedTuple):
     aux: dict[str, Any]
 
 
-def names_of(loss_fn: LossFn) -> tuple[str, ...] | None:
+def names_of(loss_fn: Loss) -> tuple[str, ...] | None:
     """Return the components of a loss where they are known before it is called."""
     if isinstance(loss_fn, TransformedLoss):
         return loss_fn.components
@@ -125,7 +127,7 @@ def names_of(loss_fn: LossFn) -> tuple[str, ...] | None:
     return None
 
 
-def required_names(origin: str, loss_fn: LossFn) -> tuple[str, ...]:
+def required_names(origin: str, loss_fn: Loss) -> tuple[str, ...]:
     """Return the components of a loss, for a transform with a state of that size."""
     names = names_of(loss_fn)
     if names is None:
@@ -136,16 +138,18 @@ def required_names(origin: str, loss_fn: LossFn) -> tuple[str, ...]:
     return names
 
 
-def call_inner(loss_fn: LossFn, call: Call) -> tuple[Any, Aux]:
-    """Call a loss with what it takes, and return what it returns."""
+def call_inner(origin: str, loss_fn: Loss, call: Call) -> tuple[Any, dict[Any, Any]]:
+    """Call a loss with what it takes, and return ``(loss, aux)``."""
     keywords = dict(call.keywords)
-    if getattr(loss_fn, "wants_step", False):
+    whole = uniform(origin, loss_fn)
+    if whole.wants_step:
         keywords["step"] = call.step
-    return loss_fn(call.params, call.batch, call.key, **keywords)
+    result = whole.result_of(call.params, call.batch, call.key, **keywords)
+    return taken_apart(origin, result)
 
 
 def run_inner(
-    origin: str, loss_fn: LossFn, call: Call, names: tuple[str, ...] | None = None
+    origin: str, loss_fn: Loss, call: Call, names: tuple[str, ...] | None = None
 ) -> Parts:
     """Call a loss and take apart what it returns.
 
@@ -162,7 +166,7 @@ def run_inner(
     Returns:
         Its components and the rest of its report.
     """
-    total, aux = call_inner(loss_fn, call)
+    total, aux = call_inner(origin, loss_fn, call)
     rest = dict(aux)
     found = sorted(n.removeprefix(PREFIX) for n in aux if n.startswith(PREFIX))
     names = names or names_of(loss_fn) or tuple(found)

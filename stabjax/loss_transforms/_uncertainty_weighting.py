@@ -16,13 +16,13 @@ from stabjax.loss_transforms._transformed import (
 from stabjax.losses import soft_clamp
 from stabjax.losses._weigh import check_names
 from stabjax.numerics._check import check_range
-from stabjax.types import Aux, LossFn, Scalar
+from stabjax.types import Aux, Loss, Scalar
 
 _NAME = "uncertainty"
 
 
 def uncertainty_weighting(
-    loss_fn: LossFn, *, likelihoods: Sequence[str] = (), limit: float = 10.0
+    loss_fn: Loss, *, likelihoods: Sequence[str] = (), limit: float = 10.0
 ) -> TransformedLoss:
     """Weight each component by a noise variance that is trained with the model.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from stabjax.core.loss_form import uniform
+from stabjax.core.loss_result import taken_apart
 from stabjax.losses._weigh import (
     Cap,
     WeighedLoss,
@@ -36,9 +38,9 @@ def combine(
 
     Args:
         components: By name, ``(params, batch, key) -> scalar`` or ``-> (scalar,
-            aux)``. One that takes ``model_state=`` is given it, and one with an
-            attribute ``wants_step = True`` is given ``step=``; a `WeighedLoss` may
-            itself be a component.
+            aux)``, or another form that `stabjax.types.LossFn` lists. One that takes
+            ``model_state=`` is given it, and one with an attribute ``wants_step =
+            True`` is given ``step=``; a `WeighedLoss` may itself be a component.
         weights: As for `weigh`; all 1 by default.
         caps: As for `weigh`.
 
@@ -73,7 +75,8 @@ def combine(
     check_names("combine", "weights", weights, components)
     check_complete("combine", weights, components)
     check_options("combine", weights, caps)
-    steps = {n: bool(getattr(f, "wants_step", False)) for n, f in components.items()}
+    calls = {name: uniform(f"combine: {name!r}", f) for name, f in components.items()}
+    steps = {name: call.wants_step for name, call in calls.items()}
     stateful = {name: takes_state(f) for name, f in components.items()}
 
     def terms_fn(
@@ -84,12 +87,12 @@ def combine(
                 "combine: model_state was given, but no component takes it."
             )
         terms, parts = {}, []
-        for name, component in components.items():
+        for name, component in calls.items():
             given = dict(kwargs) if stateful[name] else {}
             if steps[name]:
                 given["step"] = step
-            result = component(params, batch, _own_key(key, name), **given)
-            value, aux = result if isinstance(result, tuple) else (result, {})
+            result = component.result_of(params, batch, _own_key(key, name), **given)
+            value, aux = taken_apart(component.origin, result)
             terms[name] = value
             parts.append(aux)
         return terms, merge_aux("combine", *parts)

@@ -1,7 +1,7 @@
 """Build the functions of a guarded train step from loss, optimizer and guards."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -12,13 +12,20 @@ from stabjax.core import judge as judging
 from stabjax.core.across import AxisName
 from stabjax.core.apply import FiniteCheck, Form
 from stabjax.core.frozen import Trainable
+from stabjax.core.given import check_optimizer
+from stabjax.core.loss_form import uniform
+from stabjax.core.loss_result import loss_and_aux
+from stabjax.guards.given import Guards, flattened
 from stabjax.health.schema import TelemetrySchema
 from stabjax.train_step import host_snapshot
 from stabjax.train_step.audit import audit
+from stabjax.train_step.integer_leaves import around_integers, filled
 from stabjax.train_step.state import Row, Snapshot, TrainState
 from stabjax.train_step.step import GuardedStep
-from stabjax.types import Batch, Guard, LossFn
+from stabjax.train_step.traces import Traces
+from stabjax.types import Batch, Guard, Loss
 
+_NAME = "make_train_step"
 SnapshotMemory = Literal["device", "pinned_host"]
 
 
@@ -28,9 +35,12 @@ class TrainStep:
 
     Attributes:
         init: ``(params, batch, *, model_state=None) -> TrainState``. The batch is
-            an example, of which only shapes count. Copies what it is given.
+            an example, of which only shapes count. Copies what it is given. Leaves
+            of ``params`` that are integers or booleans stay as they are.
         step: ``(state, batch, key) -> (state, Row)``; jitted, ``state`` is donated.
-            Pass the same key each time: the step folds its own counter in.
+            Pass the same key each time: the step folds its own counter in. A batch
+            of another shape or dtype compiles it anew, which the logger ``stabjax``
+            tells once as a warning that names the leaf.
         many_steps: ``(state, batches, key) -> (state, Row)``; the same over the
             leading axis of ``batches``, in one program.
         apply_gradients: ``(state, loss, aux, gradients) -> (state, Row)``; the part
@@ -56,10 +66,10 @@ class TrainStep:
 
 
 def make_train_step(
-    loss_fn: LossFn,
+    loss_fn: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    guards: Sequence[Guard] | None = (),
+    guards: Guards | None = (),
     window: int = 50,
     snapshot_every: int | None = None,
     snapshot_memory: SnapshotMemory = "device",
@@ -75,11 +85,13 @@ def make_train_step(
     the optimizer runs once. A refused step changes nothing but the counters.
 
     Args:
-        loss_fn: The loss, see `stabjax.types.LossFn`.
+        loss_fn: The loss, ``(params, batch, key) -> (loss, aux)`` or another form that
+            `stabjax.types.LossFn` lists, such as ``(params, batch) -> loss``.
         optimizer: Any optax optimizer, without clipping of its own; it is given
             ``value=loss`` if it takes extra arguments.
-        guards: Guards in any order. Empty: only what is finite is applied. None:
-            an unguarded step, with the same telemetry.
+        guards: Guards in any order, one or several; a sequence of them may stand for
+            one. Empty: only what is finite is applied. None: an unguarded step, with
+            the same telemetry.
         window: Rows of the telemetry ring [steps], >= 1.
         snapshot_every: Keep a copy of the state every so many applied steps, for
             guards that roll back; costs one copy of parameters and optimizer
@@ -108,8 +120,12 @@ def make_train_step(
         The functions of the step.
 
     Raises:
+        TypeError: If the loss is no function of parameters and batch, the optimizer no
+            optax transformation, or one of the guards no guard; in `init`, if the loss
+            returns something else than a loss and a mapping, or a leaf of ``params``
+            is no array.
         ValueError: If an argument is out of range, or a guard rolls back and there
-            are no snapshots.
+            are no snapshots; in `init`, if the loss or a metric is no scalar.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -128,11 +144,16 @@ def make_train_step(
     _check_choice("snapshot_memory", snapshot_memory, ("device", "pinned_host"))
     _check_choice("finite_check", finite_check, ("outcome", "headroom", None))
     _check_choice("form", form, ("branch", "select", None))
-    _check_guards(guards, snapshot_every, snapshot_memory)
+    whole = uniform(_NAME, loss_fn)
+    check_optimizer(
+        _NAME, "optimizer", optimizer, "make_train_step(loss_fn, optax.adamw(1e-3))"
+    )
+    listed = None if guards is None else flattened(_NAME, guards)
+    _check_snapshots(listed or (), snapshot_every, snapshot_memory)
     step = GuardedStep(
-        loss_fn=loss_fn,
-        optimizer=optax.with_extra_args_support(optimizer),
-        guards=None if guards is None else tuple(guards),
+        loss_fn=whole,
+        optimizer=around_integers(optimizer),
+        guards=listed,
         window=window,
         snapshot_every=snapshot_every if snapshot_memory == "device" else None,
         finite_check=finite_check,
@@ -142,14 +163,25 @@ def make_train_step(
         axis_name=axis_name,
     )
 
+    once, together = Traces("step"), Traces("many_steps")
+
+    def one(state: TrainState, batch: Batch, key: Array):
+        once.note(state, batch)
+        return step.one(state, batch, key)
+
     def many(state: TrainState, batches: Batch, key: Array):
+        together.note(state, batches)
         return jax.lax.scan(lambda s, b: step.one(s, b, key), state, batches)
+
+    def apply_gradients(state: TrainState, loss: Any, aux: Any, gradients: Any):
+        loss, aux = loss_and_aux(_NAME, (loss, aux))
+        return step.apply_gradients(state, loss, aux, filled(gradients, state.params))
 
     return TrainStep(
         init=step.init,
-        step=jax.jit(step.one, donate_argnums=0),
+        step=jax.jit(one, donate_argnums=0),
         many_steps=jax.jit(many, donate_argnums=0),
-        apply_gradients=step.apply_gradients,
+        apply_gradients=apply_gradients,
         guard_states=step.core_of,
     )
 
@@ -167,14 +199,13 @@ def _check_choice(label: str, value: str | None, allowed: tuple) -> None:
         raise ValueError(f"make_train_step: {label} must be {names}, got {value!r}.")
 
 
-def _check_guards(guards: Any, snapshot_every: int | None, memory: str) -> None:
-    name = "make_train_step"
-    for guard in guards or ():
-        if not isinstance(guard, Guard):
-            raise ValueError(f"{name}: guards must be Guard objects, got {guard!r}.")
+def _check_snapshots(
+    guards: tuple[Guard, ...], snapshot_every: int | None, memory: str
+) -> None:
+    for guard in guards:
         in_step = memory == "device"
         if guard.rolls_back and snapshot_every is None and in_step:
             raise ValueError(
-                f"{name}: snapshot_every must be >= 1, because the guard "
+                f"{_NAME}: snapshot_every must be >= 1, because the guard "
                 f"{guard.name} rolls back, got None."
             )

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from stabjax.core.packing import Packed
 from stabjax.health.ring import Telemetry
-from stabjax.types import Params
+from stabjax.types import Params, PyTree
 
 
 class Snapshot(NamedTuple):

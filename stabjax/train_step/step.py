@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core import movement
-from stabjax.core.across import AxisName
+from stabjax.core.across import AxisName, shapes_inside
 from stabjax.core.apply import (
     Applier,
     FiniteCheck,
@@ -27,12 +27,14 @@ from stabjax.core.apply import (
 from stabjax.core.blame import becomes_nonfinite, damaged_in_sample, first_damaged
 from stabjax.core.elementwise import select
 from stabjax.core.frozen import Trainable, only_frozen, trained
+from stabjax.core.given import check_params, check_trained
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import components_of, metrics_of
 from stabjax.core.packing import pack, unpack
 from stabjax.core.sums import sums_of_squares
 from stabjax.health.ring import init_telemetry, record
+from stabjax.train_step.integer_leaves import gradient_of
 from stabjax.train_step.state import Row, Snapshot, TrainState
 from stabjax.types import Alert, Aux, Batch, Guard, LossFn, Params, Scalar
 
@@ -41,6 +43,11 @@ _LOGGER = logging.getLogger("stabjax")
 FROZEN_NORM = "frozen_grad_norm"
 # After these the state is not taken for a good one.
 _SPIKES = Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE
+# What to write for a model that was handed over with its functions.
+_WHOLE_MODEL = (
+    "params, static = eqx.partition(model, eqx.is_inexact_array), and in the loss "
+    "model = eqx.combine(params, static)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +78,8 @@ class GuardedStep:
         self, params: Params, batch: Batch, *, model_state: PyTree = None
     ) -> TrainState:
         """Return the state before the first step; see `TrainStep`."""
+        check_params("make_train_step", params, _WHOLE_MODEL)
+        check_trained("make_train_step", params)
         # Donation would delete arrays that the caller still holds.
         params = jax.tree.map(_copy, params)
         model_state = jax.tree.map(_copy, model_state)
@@ -109,18 +118,8 @@ class GuardedStep:
 
     def _aux_shapes(self, params, batch, model_state, core) -> dict[str, Any]:
         key = jax.eval_shape(lambda: jax.random.key(0))
-        loss, aux = jax.eval_shape(
-            self._loss, params, batch, key, model_state, core.step
-        )
-        if loss.shape != ():
-            raise ValueError(
-                f"make_train_step: the loss must be a scalar, got shape {loss.shape}."
-            )
-        for name, value in aux.items():
-            if name != "model_state" and getattr(value, "shape", None) != ():
-                raise ValueError(
-                    f"make_train_step: aux[{name!r}] must be a scalar, got {value}."
-                )
+        given = (params, batch, key, model_state, core.step)
+        _, aux = shapes_inside(self.axis_name, self._loss, *given)
         if (model_state is not None) != ("model_state" in aux):
             raise ValueError(
                 "make_train_step: a stateful loss takes model_state= in init and "
@@ -151,7 +150,7 @@ class GuardedStep:
             large = loss if unit is None else loss * unit.astype(loss.dtype)
             return large, (loss, aux)
 
-        gradients, (loss, aux) = jax.grad(scaled, has_aux=True)(state.params)
+        gradients, (loss, aux) = gradient_of(scaled, state.params)
         return self._apply(state, core, loss, aux, gradients, unit)
 
     def _loss_scale(self, core: judging.Core) -> Scalar | None:

@@ -4,43 +4,69 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import optax
 from jaxtyping import PyTree
 
 from stabjax.core import apply as core_apply
 from stabjax.core.apply import Applier, Form
+from stabjax.core.given import check_optimizer, check_params
+from stabjax.guards.given import flattened
 from stabjax.types import Guard
 
-GuardsLike = Guard | Sequence[Guard]
+# What to write for a whole equinox model.
+_FILTERED = "optimizer.init(eqx.filter(model, eqx.is_inexact_array))"
 
 
-def flattened(function: str, guards: Sequence[Any]) -> tuple[Guard, ...]:
-    """Return guards given one by one or in sequences as one tuple, checked."""
-    flat: list[Any] = []
-    for given in guards:
-        flat.extend(given if isinstance(given, list | tuple) else [given])
-    check_guards(function, flat)
-    return tuple(flat)
-
-
-def check_guards(function: str, guards: Sequence[Any]) -> None:
-    """Raise unless all are guards that work without a train step.
+def listed(function: str, *guards: Any) -> tuple[Guard, ...]:
+    """Return the guards of a face; raise unless all work without a train step.
 
     Args:
         function: Name of the function that was called.
-        guards: What was given.
+        *guards: What was given, see `stabjax.guards.given.flattened`.
+
+    Returns:
+        The guards.
 
     Raises:
         TypeError: If one is not a `Guard`.
         ValueError: If one scales the loss, which only a train step can undo.
     """
-    for given in guards:
-        if not isinstance(given, Guard):
-            raise TypeError(f"{function}: every guard must be a Guard, got {given!r}.")
+    found = flattened(function, *guards)
+    for given in found:
         if given.loss_scale is not None:
             raise ValueError(
                 f"{function}: {given.name} scales the loss; use it in make_train_step."
             )
+    return found
+
+
+def check_inner(function: str, inner: Any) -> None:
+    """Raise TypeError unless ``inner`` is an optax transformation."""
+    check_optimizer(function, "inner", inner, f"{function}(optax.adamw(1e-3), ...)")
+
+
+def check_leaves(function: str, params: PyTree) -> None:
+    """Raise TypeError, with the path of the first, if a leaf is no array."""
+    check_params(function, params, _FILTERED)
+
+
+def moving(params: PyTree | None, updates: PyTree) -> PyTree | None:
+    """Return the parameters without what has no gradient, such as functions.
+
+    Args:
+        params: The parameters, or a whole model, or None.
+        updates: The gradient, with None where there is none.
+
+    Returns:
+        A tree of the structure of ``updates``.
+    """
+    none = lambda leaf: leaf is None
+    if params is None or not any(map(none, jax.tree.leaves(updates, is_leaf=none))):
+        return params
+    return jax.tree.map(
+        lambda g, p: None if g is None else p, updates, params, is_leaf=none
+    )
 
 
 def require_loss(function: str, guards: Sequence[Guard], value: Any) -> None:
@@ -48,7 +74,10 @@ def require_loss(function: str, guards: Sequence[Guard], value: Any) -> None:
     readers = [given.name for given in guards if given.reads_loss]
     if readers and value is None:
         raise ValueError(
-            f"{function}: {readers[0]} judges on the loss; pass it as value= to update."
+            f"{function}: {readers[0]} judges on the loss; pass it as value= to "
+            "update. flax's TrainState.apply_gradients does not forward it (nnx's "
+            "Optimizer.update does): write updates, opt_state = state.tx.update("
+            "grads, state.opt_state, state.params, value=loss)."
         )
 
 

@@ -19,10 +19,13 @@ from stabjax.core.apply import Form, Outcome, Trial
 from stabjax.core.elementwise import repair, scale_leaves, select
 from stabjax.core.headroom import holds_squares
 from stabjax.core.layout import is_inexact
+from stabjax.guards.given import Guards
 from stabjax.transforms._common import (
-    check_guards,
+    check_leaves,
     fresh_state,
     judge_and_keep,
+    listed,
+    moving,
     require_loss,
 )
 from stabjax.transforms.guard import after_step, guard
@@ -52,7 +55,7 @@ def fold(
     tail: Sequence[optax.GradientTransformation],
     rates: Sequence[Any],
     *,
-    guards: Sequence[Guard],
+    guards: Guards,
     form: Form | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return ``optimizer`` with guards folded into its formula.
@@ -70,17 +73,16 @@ def fold(
     Returns:
         The transformation, with the state of `guard`.
     """
-    check_guards(name, guards)
     folded = _Folded(
         name=name,
         optimizer=optimizer,
         formula=formula,
         tail=optax.chain(*tail),
         rates=tuple(rates),
-        guards=tuple(guards),
+        guards=listed(name, guards),
         form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
     )
-    return optax.GradientTransformationExtraArgs(folded.around.init, folded.update)
+    return optax.GradientTransformationExtraArgs(folded.init, folded.update)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,11 @@ class _Folded:
         """The same from outside, for states that the formula does not fit."""
         return guard(self.optimizer, self.guards)
 
+    def init(self, params: PyTree) -> Any:
+        """Return the state before the first step."""
+        check_leaves(self.name, params)
+        return self.around.init(params)
+
     def update(
         self,
         updates: PyTree,
@@ -111,6 +118,7 @@ class _Folded:
     ) -> tuple[PyTree, Any]:
         """Obey the contract of optax."""
         require_loss(self.name, self.guards, value)
+        params = moving(params, updates)
         before, behind = state.inner_state[0], tuple(state.inner_state[1:])
         exact = jax.eval_shape(self.formula.moments, updates, before)
         if not _fits(exact, before):

@@ -1,7 +1,7 @@
 """Gradient accumulation that leaves a bad micro-batch out of the mean."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,13 +13,18 @@ from stabjax.core import judge as judging
 from stabjax.core.apply import Form, Outcome, Trial
 from stabjax.core.blame import becomes_nonfinite
 from stabjax.core.elementwise import scale_leaves, select
+from stabjax.core.given import shown
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import is_inexact
-from stabjax.guards import check
+from stabjax.guards import GUARDS, check
+from stabjax.guards.given import Guards
 from stabjax.transforms._common import (
-    check_guards,
+    check_inner,
+    check_leaves,
     fresh_state,
     judge_and_keep,
+    listed,
+    moving,
     require_loss,
 )
 from stabjax.transforms.guard import GuardState
@@ -73,7 +78,7 @@ class _Mean(NamedTuple):
 def accumulate(
     inner: optax.GradientTransformation,
     every: Every,
-    *guards: Guard,
+    *guards: Guards,
     on_refused: Literal["wait", "emit"] = "wait",
     form: Form | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -94,7 +99,7 @@ def accumulate(
         inner: The optimizer, with guards of its own if the mean is to be judged.
         every: Micro-batches per update, >= 1, or a schedule of it over the updates
             emitted so far.
-        *guards: Guards that judge micro-batches, in any order.
+        *guards: Guards that judge micro-batches, in any order, or sequences of them.
         on_refused: ``"wait"`` replaces a micro-batch that is left out by the next;
             ``"emit"`` emits after ``every`` attempts with those that are left, and
             nothing if none is.
@@ -104,7 +109,8 @@ def accumulate(
         A gradient transformation that takes extra arguments and forwards them.
 
     Raises:
-        TypeError: If a guard is not a `Guard`.
+        TypeError: If a guard is not a `Guard`, ``inner`` no optax transformation, or
+            ``every`` a guard; in `init`, if a leaf of the parameters is no array.
         ValueError: If an option is out of range or a guard scales the loss; in
             `update`, if a guard reads the loss and no ``value`` is given.
 
@@ -123,16 +129,15 @@ def accumulate(
         -2.0 1
     """
     name = "accumulate"
-    if not callable(every):
-        check.count(name, "every", every, low=1)
+    check_inner(name, inner)
+    _check_every(name, every)
     check.one_of(name, "on_refused", on_refused, ("wait", "emit"))
     if form is not None:
         check.one_of(name, "form", form, ("branch", "select"))
-    check_guards(name, guards)
     accumulator = _Accumulator(
         inner=optax.with_extra_args_support(inner),
         every=every if callable(every) else lambda _: every,
-        guards=guards,
+        guards=listed(name, *guards),
         waits=on_refused == "wait",
         form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
     )
@@ -151,6 +156,7 @@ class _Accumulator:
 
     def init(self, params: PyTree) -> AccumulateState:
         """Return the state before the first micro-batch."""
+        check_leaves("accumulate", params)
 
         def zero() -> Count:
             return jnp.zeros((), jnp.int32)
@@ -181,6 +187,7 @@ class _Accumulator:
     ) -> tuple[PyTree, AccumulateState]:
         """Obey the contract of optax."""
         require_loss("accumulate", self.guards, value)
+        params = moving(params, updates)
         outcome = self._take_in(updates, state, value)
         mean: _Mean = outcome.inner
         wanted = jnp.asarray(self.every(state.gradient_step), jnp.int32)
@@ -293,6 +300,18 @@ def _advanced(
         alerts=outcome.decision.alerts | Alert.NONFINITE_STATE.when(lost),
         roll_back=outcome.decision.roll_back,
     )
+
+
+def _check_every(name: str, every: Any) -> None:
+    guards = every if isinstance(every, Sequence) else [every]
+    made = getattr(every, "__name__", None) in GUARDS
+    if made or any(isinstance(given, Guard) for given in guards):
+        raise TypeError(
+            f"{name}: every must be a whole number >= 1, or a schedule of it, got "
+            f"{shown(every)}; write accumulate(inner, 4, guards)."
+        )
+    if not callable(every):
+        check.count(name, "every", every, low=1)
 
 
 def _wide(leaf: Any) -> Any:

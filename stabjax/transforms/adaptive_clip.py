@@ -11,6 +11,7 @@ from stabjax.core.layout import is_inexact
 from stabjax.core.running import count_where, running_mean
 from stabjax.core.sums import SMALL_UNIT, square_in_unit
 from stabjax.guards import check
+from stabjax.transforms._common import moving
 from stabjax.types import Count, Scalar
 
 Axis = int | tuple[int, ...] | None
@@ -90,6 +91,7 @@ def adaptive_clip(
     ) -> tuple[PyTree, AdaptiveClipState]:
         if params is None:
             raise ValueError(f"{name}: update needs params.")
+        params = moving(params, updates)
         leaves, structure = jax.tree.flatten(updates)
         zero = jnp.zeros((), jnp.int32)
         clipped, units, over, bad = [], 0, zero, zero

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core.layout import is_inexact
 from stabjax.guards import check
+from stabjax.transforms._common import check_inner, check_leaves, moving
 
 
 class Flattened(NamedTuple):
@@ -51,6 +52,8 @@ def flatten(
         them.
 
     Raises:
+        TypeError: If ``inner`` is no optax transformation; in `init`, if a leaf of the
+            parameters is no array.
         ValueError: If ``max_size`` is out of range.
 
     Example:
@@ -61,14 +64,17 @@ def flatten(
         ((4,), (99, 99))
     """
     check.count("flatten", "max_size", max_size, low=1)
+    check_inner("flatten", inner)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> Any:
+        check_leaves("flatten", params)
         return inner.init(_gather(params, params, max_size))
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, Any]:
+        params = moving(params, updates)
         like = updates if params is None else params
         flat_params: Any = None
         if params is not None:

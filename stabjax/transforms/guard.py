@@ -19,10 +19,13 @@ from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import norm_of, sums_in_both_units
 from stabjax.guards import recommended
+from stabjax.guards.given import Guards
 from stabjax.transforms._common import (
-    GuardsLike,
-    flattened,
+    check_inner,
+    check_leaves,
     fresh_state,
+    listed,
+    moving,
     require_loss,
 )
 from stabjax.types import Count, Flag, Guard, Scalar, StepStats, Verdict
@@ -30,6 +33,11 @@ from stabjax.types import Count, Flag, Guard, Scalar, StepStats, Verdict
 
 class GuardState(NamedTuple):
     """State of `guard`.
+
+    What it does not have itself it asks its inner state for, so that
+    ``state.hyperparams`` of `optax.inject_hyperparams` and functions such as
+    `optax.contrib.schedule_free_eval_params` work on it as on the state inside;
+    `optax.tree.get` and `optax.tree.set` find what is in either.
 
     Attributes:
         inner_state: State of the inner optimizer.
@@ -40,6 +48,14 @@ class GuardState(NamedTuple):
         first_bad_leaf: First leaf that was not finite in the last refused step, an
             index into `jax.tree.leaves` of the parameters; -1 for none.
         refused_step: The last step that was refused, from 0; -1 for none.
+
+    Example:
+        >>> optimizer = guard(optax.inject_hyperparams(optax.adam)(learning_rate=0.1))
+        >>> state = optimizer.init({"w": jnp.ones(2)})
+        >>> print(state.hyperparams["learning_rate"])
+        0.1
+        >>> print(optax.tree.get(state, "mu"), optax.tree.get(state, "refused"))
+        {'w': Array([0., 0.], dtype=float32)} 0
     """
 
     inner_state: PyTree
@@ -84,10 +100,23 @@ def after_step(
         refused_step=jnp.where(applied, before.refused_step, stats.step),
     )
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the inner state calls so."""
+        # Python and JAX ask for private names to find out what a value can do.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return getattr(self.inner_state, name)
+        except AttributeError:
+            raise AttributeError(
+                f"neither GuardState nor the state inside has {name!r}; the state of "
+                "the inner optimizer is inner_state."
+            ) from None
+
 
 def guard(
     inner: optax.GradientTransformation,
-    *guards: GuardsLike,
+    *guards: Guards,
     finite_check: FiniteCheck = "outcome",
     measure_updates: bool = True,
     trainable: Trainable = None,
@@ -132,7 +161,8 @@ def guard(
         A gradient transformation that takes extra arguments and forwards them.
 
     Raises:
-        TypeError: If a guard is not a `Guard`.
+        TypeError: If a guard is not a `Guard`, or ``inner`` no optax transformation; in
+            `init`, if a leaf of the parameters is no array.
         ValueError: If a guard scales the loss, which only a train step can undo.
         ValueError: In `update`, if ``finite_check`` is ``"headroom"`` and ``inner`` is
             not known to stay finite.
@@ -149,9 +179,10 @@ def guard(
         >>> print(updates["w"], state.core.refused, state.first_bad_leaf)
         [0. 0.] 1 0
     """
+    check_inner("guard", inner)
     guarded = _Guarded(
         inner=optax.with_extra_args_support(inner),
-        guards=flattened("guard", guards or recommended()),
+        guards=listed("guard", *(guards or recommended())),
         finite_check=finite_check,
         measure_updates=measure_updates,
         trainable=trainable,
@@ -173,6 +204,7 @@ class _Guarded:
 
     def init(self, params: PyTree) -> GuardState:
         """Return the state before the first step."""
+        check_leaves("guard", params)
         inner_state = settled_state(self.inner, self.inner.init(params), params)
         core = judging.init_core(self.guards)
         damaged = jnp.full((), first_damaged(params), jnp.int32)
@@ -189,6 +221,7 @@ class _Guarded:
     ) -> tuple[PyTree, GuardState]:
         """Obey the contract of optax."""
         require_loss("guard", self.guards, value)
+        params = moving(params, updates)
         if value is not None:
             extra_args["value"] = value
         moves = trained(

@@ -5,17 +5,18 @@ same state as ``inner_state``. With guards it costs what the guarded train step 
 where `guard` around the same optimizer costs about three times as much on CPU.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike, DTypeLike, PyTree
+from jaxtyping import ArrayLike, DTypeLike
 
 from stabjax.core.apply import Form
+from stabjax.guards.given import Guards
 from stabjax.transforms._fold import Formula, fold
-from stabjax.types import Guard
+from stabjax.types import PyTree
 
 
 def adamw(
@@ -29,7 +30,7 @@ def adamw(
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     *,
     nesterov: bool = False,
-    guards: Sequence[Guard] = (),
+    guards: Guards = (),
     form: Form | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return `optax.adamw` with guards folded into its formula.
@@ -56,7 +57,7 @@ def adamw(
         weight_decay: Decoupled weight decay, or a schedule of it.
         mask: Which leaves decay: a tree of booleans, or a function that gives one.
         nesterov: Whether to look ahead with the gradient.
-        guards: Guards in any order.
+        guards: Guards in any order, one or several.
         form: See `stabjax.train_step.make_train_step`.
 
     Returns:
@@ -135,7 +136,7 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: DTypeLike | None = None,
     *,
-    guards: Sequence[Guard] = (),
+    guards: Guards = (),
     form: Form | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return `optax.sgd` with guards folded into its formula.
@@ -149,7 +150,7 @@ def sgd(
         momentum: Decay of the trace, in [0, 1); no trace if None.
         nesterov: Whether to look ahead with the gradient.
         accumulator_dtype: Dtype of the trace; that of the parameters if None.
-        guards: Guards in any order.
+        guards: Guards in any order, one or several.
         form: See `stabjax.train_step.make_train_step`.
 
     Returns:
@@ -205,7 +206,7 @@ def lion(
     weight_decay: optax.ScalarOrSchedule = 1e-3,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     *,
-    guards: Sequence[Guard] = (),
+    guards: Guards = (),
     form: Form | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Return `optax.lion` with guards folded into its formula.
@@ -222,7 +223,7 @@ def lion(
         mu_dtype: Dtype of the moment; that of the parameters if None.
         weight_decay: Decoupled weight decay, or a schedule of it.
         mask: Which leaves decay: a tree of booleans, or a function that gives one.
-        guards: Guards in any order.
+        guards: Guards in any order, one or several.
         form: See `stabjax.train_step.make_train_step`.
 
     Returns:

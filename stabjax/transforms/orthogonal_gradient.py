@@ -6,6 +6,7 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax import losses
+from stabjax.transforms._common import moving
 
 
 def orthogonal_gradient(*, keep_norm: bool = False) -> optax.GradientTransformation:
@@ -41,6 +42,7 @@ def orthogonal_gradient(*, keep_norm: bool = False) -> optax.GradientTransformat
     ) -> tuple[PyTree, Any]:
         if params is None:
             raise ValueError("orthogonal_gradient: params must be given to update.")
+        params = moving(params, updates)
         rest = losses.orthogonal_gradient(updates, params, keep_norm=keep_norm)
         return rest, state
 

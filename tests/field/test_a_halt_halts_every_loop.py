@@ -29,7 +29,8 @@ def test_a_train_state_raises_with_step_component_and_leaf(form):
         state, _ = train.step(state, regression(1)[0] if step < 2 else bad, KEY)
         if step < 4:
             raise_if_halted(state)
-    with pytest.raises(stabjax.TrainingHalted, match=r"step 4: .*raw/fit.* leaf b") as e:
+    told = r"step 4: .*raw/fit.* leaf b"
+    with pytest.raises(stabjax.TrainingHalted, match=told) as e:
         raise_if_halted(state)
     assert (e.value.step, e.value.component, e.value.leaf) == (4, "raw/fit", "b")
 

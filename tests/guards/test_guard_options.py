@@ -156,5 +156,5 @@ def test_the_examples_in_the_docstrings_run(module):
 def test_what_is_no_guard_is_refused_by_both_faces():
     with pytest.raises(TypeError, match="every guard must be a Guard, got 'clip'"):
         inspect.unwrap(guard)(optax.sgd(1.0), "clip")
-    with pytest.raises(ValueError, match="guards must be Guard objects, got 'clip'"):
+    with pytest.raises(TypeError, match="every guard must be a Guard, got 'clip'"):
         inspect.unwrap(make_train_step)(min, optax.sgd(1.0), guards=["clip"])
