@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stabjax.train_step import TrainState as TrainState
     from stabjax.train_step import TrainStep as TrainStep
     from stabjax.train_step import make_train_step as make_train_step
+
     # Not from the package, where mypy takes it for the module of that name.
     from stabjax.transforms.guard import guard as guard
     from stabjax.types import Alert as Alert
