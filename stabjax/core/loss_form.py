@@ -18,6 +18,7 @@ _OURS = ("model_state", "step")
 _FORMS = "(params, batch, key) or (params, batch)"
 
 _Key = Literal["third", "named", "none"]
+_State = Literal["asks", "takes", "refuses"]
 
 
 class _Call(NamedTuple):
@@ -33,7 +34,7 @@ class _Call(NamedTuple):
     key: _Key = "third"
     key_name: str = "key"
     step: bool = False
-    model_state: Literal["asks", "takes", "refuses"] = "takes"
+    model_state: _State = "takes"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class UniformLoss:
     def result_of(self, params: Any, batch: Any, key: Any, /, **kwargs: Any) -> Any:
         """Return what the loss itself returns."""
         self._check_model_state("model_state" in kwargs)
-        given = (params, batch)
+        given: tuple[Any, ...] = (params, batch)
         if self.call.key == "third":
             given = (*given, key)
         elif self.call.key == "named":
@@ -140,7 +141,7 @@ def _call_of(origin: str, loss_fn: Callable[..., Any]) -> _Call:
     _check_rest(origin, loss_fn, by_keyword, {key_name} if key == "named" else set())
     asked = {name for name, p in by_keyword.items() if p.default is kinds.empty}
     takes_state = any_name or "model_state" in by_keyword
-    accepted = "takes" if takes_state else "refuses"
+    accepted: _State = "takes" if takes_state else "refuses"
     return _Call(
         key=key,
         key_name=key_name,

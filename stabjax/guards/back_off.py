@@ -33,7 +33,7 @@ class BackOffState(NamedTuple):
 def back_off(
     factor: float = 0.5,
     *,
-    after: int = 3,
+    after: int = 4,
     recovery: int = 10,
     min_scale: float = 0.1,
 ) -> Guard:
@@ -43,7 +43,8 @@ def back_off(
     lowers the scale once per further refusal: ``max(scale * factor, min_scale)``.
     Each step that follows an accepted one raises it by ``factor**(-1/recovery)``,
     so that one reduction is undone in ``recovery`` steps, and all of them in tens of
-    steps. One refusal is no trouble, and lowers nothing. Where a guard takes a lasting
+    steps. A few refusals are no trouble and lower nothing: `skip_spikes` takes three
+    to see that the level has changed. Where a guard takes a lasting
     shift for the new level the scale is one again at once: the trouble was none.
 
     Args:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from stabjax.core.running import count_where
 from stabjax.guards import check
-from stabjax.guards.streak import moved_share
+from stabjax.guards.streak import MAX_SHARE, SHARE_WINDOW, moved_share
 from stabjax.types import (
     Count,
     Guard,
@@ -37,8 +37,8 @@ def escalate(
     roll_back_after: int = 8,
     max_rollbacks: int = 3,
     halt_after: int = 50,
-    max_share: float = 0.45,
-    window: int = 100,
+    max_share: float = MAX_SHARE,
+    window: int = SHARE_WINDOW,
     reset_moments: bool = False,
 ) -> Guard:
     """Roll back after a streak of refusals, and halt when that does not help.

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 
 from stabjax.core.running import count_where
 from stabjax.guards import check
-from stabjax.guards.streak import ON_EXHAUSTED, OnExhausted, moved_share, refusal
+from stabjax.guards.streak import (
+    MAX_SHARE,
+    ON_EXHAUSTED,
+    SHARE_WINDOW,
+    OnExhausted,
+    moved_share,
+    refusal,
+)
 from stabjax.types import (
     Count,
     Flag,
@@ -36,8 +43,8 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(
     max_consecutive: int = 10,
     *,
-    max_share: float = 0.45,
-    window: int = 100,
+    max_share: float = MAX_SHARE,
+    window: int = SHARE_WINDOW,
     on_exhausted: OnExhausted = "halt",
     compat: Literal["optax"] | None = None,
 ) -> Guard:

@@ -116,8 +116,8 @@ def skip_spikes(
         decay: Memory of level and spread, in [0, 1); 0.98 is about 50 steps.
         memory: Memory of the largest [steps], >= 1.
         warmup: Values to see before the spread is trusted [steps], >= 2.
-        rebase_after: Refusals for one signal, with no normal step between,
-            before its new level is taken [steps], >= 1.
+        rebase_after: Refusals, with no normal step between, before a new level is
+            taken [steps], >= 1.
         budget: Refusals in a window before the guard only tells [steps], >= 1.
         window: Length of that window [steps], >= 1.
 
@@ -166,7 +166,10 @@ def skip_spikes(
         limit = _limit(state, is_norm, deviations, margin, warmup)
         over = measured & (state.seen > 0) & (values - state.center > limit)
         # Rounded, since what was spent fades.
-        left = (state.streak < rebase_after) & (state.spent < budget - 0.5)
+        left = state.spent < budget - 0.5
+        for index in range(len(labels)):
+            # One shift of level may show in all signals, and costs them together.
+            left &= state.streak[index] < rebase_after
         return _Reading(values, measured, limit, over, over & left)
 
     def judge(
@@ -179,7 +182,7 @@ def skip_spikes(
         for index, signal in enumerate(labels):
             accept &= ~seen.refused[index]
             let_in = seen.over[index] & ~seen.refused[index]
-            lasting = let_in & (state.streak[index] >= rebase_after)
+            lasting = let_in & (state.spent < budget - 0.5)
             alerts |= _ALERTS[signal].when(seen.over[index] & ~lasting)
             alerts |= Alert.REBASED.when(lasting)
             if signal == "gradient_norm":

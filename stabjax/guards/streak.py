@@ -10,6 +10,10 @@ from stabjax.types import Count, Flag, Scalar
 OnExhausted = Literal["halt", "roll_back", "accept"]
 ON_EXHAUSTED: tuple[str, ...] = ("halt", "roll_back", "accept")
 
+# Every second step refused is trouble although no streak forms; two of five are not.
+MAX_SHARE = 0.45
+SHARE_WINDOW = 100
+
 
 class Refusal(NamedTuple):
     """What follows from a bad step, see `refusal`.

@@ -162,9 +162,9 @@ _SEVERITIES: dict[Alert, Severity] = {
     Alert.NORM_OVERFLOW: "information",
     Alert.GRADIENT_RANGE: "warning",
     Alert.CLIPPED: "information",
-    Alert.LOSS_SPIKE: "warning",
-    Alert.GRADIENT_SPIKE: "warning",
-    Alert.UPDATE_SPIKE: "warning",
+    Alert.LOSS_SPIKE: "information",
+    Alert.GRADIENT_SPIKE: "information",
+    Alert.UPDATE_SPIKE: "information",
     Alert.PLATEAU: "information",
     Alert.BACK_OFF: "warning",
     Alert.ROLLBACK: "error",
@@ -173,7 +173,7 @@ _SEVERITIES: dict[Alert, Severity] = {
     Alert.REBASED: "information",
     Alert.MOMENTS_RESET: "information",
     Alert.REPAIRED: "warning",
-    Alert.UPDATE_RATIO: "warning",
+    Alert.UPDATE_RATIO: "information",
     Alert.SATURATED: "warning",
     Alert.EMPTY: "warning",
     Alert.SENTINEL: "warning",
@@ -210,9 +210,9 @@ def severity(alert: Alert) -> Severity:
         alert: Exactly one bit.
 
     Returns:
-        "information" for what healthy runs do too, or what was asked for; "warning"
-        for a step that was refused or changed, and for what should be looked at;
-        "error" where training stopped, went back, or took what is not finite.
+        "information" for what healthy runs do too and a guard has dealt with, such as
+        a step that stood out, or what was asked for; "warning" for a step that was not
+        finite, for trouble that goes on, and for what should be looked at; "error" where training stopped, went back, or took what is not finite.
 
     Raises:
         KeyError: If it is not exactly one bit.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from stabjax.core.elementwise import becomes_nonfinite
+from stabjax.core.blame import becomes_nonfinite
 from stabjax.core.layout import is_inexact, leaf_name
 from stabjax.loss_transforms._transformed import (
     PREFIX,

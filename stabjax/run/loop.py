@@ -20,12 +20,13 @@ from stabjax.run.checkpoints import Checkpoints
 from stabjax.run.early_stopping import Improvement
 from stabjax.run.folder import check_config, check_folder, make_folder, write_config
 from stabjax.run.journal import Journal, evaluations, last_rows, open_journal
-from stabjax.run.recovery import Auditor, HostSnapshots
+from stabjax.run.recovery import Auditor, HostSnapshots, Stuck
 from stabjax.run.result import RunResult
 from stabjax.run.signals import Preempted, StopRequest
 from stabjax.run.sinks import check_tensorboard, diverged
 from stabjax.run.telemetry import Backlog, LateFetch
 from stabjax.train_step import TrainingHalted
+from stabjax.train_step.halted import halted_at
 
 
 def train(
@@ -106,6 +107,7 @@ class _Run:
         self.step = 0
         self.saved: int | None = None
         self.evaluated: tuple[int, dict[str, float]] | None = None
+        self.stuck = Stuck(config.guards)
         self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=50)
         self.ring = state.telemetry.ints.shape[0]
         self.backlog = Backlog(most=2 * self.ring)
@@ -228,12 +230,10 @@ class _Run:
         for number, row in enumerate(rows):
             journal.row(row)
             self.recent.append(row)
-            if row["halted"]:
+            if row["halted"] or self.stuck.see(row):
                 journal.flush()
                 self.show.rows(rows[: number + 1], journal.alerts.counts)
-                schema = self.task.train.schema(self.state)
-                component, leaf = schema.component(row), schema.leaf(row)
-                raise TrainingHalted(row["step"], component, leaf, row["alerts"])
+                raise halted_at(self.task.train.schema(self.state), self.recent)
         journal.flush()
         self.show.rows(rows, journal.alerts.counts)
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from stabjax.guards.streak import MAX_SHARE, SHARE_WINDOW
 from stabjax.train_step import StateDamaged, TrainStep
 from stabjax.train_step.audit import new_damage
 from stabjax.types import Alert
 
+# Guards that end a run which refuses too much.
+_BOUNDED = {"skip_nonfinite", "escalate", "recommended"}
 # After these a state is not taken for a good one.
 _UNSURE = int(Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE)
 
@@ -35,6 +38,29 @@ class Auditor:
         damage = new_damage(self._audit(state), self._first)
         if damage:
             raise StateDamaged(step, damage)
+
+
+class Stuck:
+    """Tells when nearly half of the steps of late were refused, whatever the guards.
+
+    The finite contract alone refuses for ever, and a run that trains on half of its
+    batches is not one that anybody asked for.
+
+    Args:
+        guards: The entries of the configuration. Where a guard bounds refusals by
+            itself, or None refuses nothing, this stays silent.
+    """
+
+    def __init__(self, guards: Sequence[dict[str, Any]] | None):
+        kinds = {entry["kind"] for entry in guards or ()}
+        self._watches = guards is not None and not kinds & _BOUNDED
+        self._share = 0.0
+
+    def see(self, row: dict[str, Any]) -> bool:
+        """Take note of a row; return whether it is one refusal too many."""
+        refused = not row["accepted"]
+        self._share += (refused - self._share) / SHARE_WINDOW
+        return self._watches and refused and self._share >= MAX_SHARE
 
 
 class HostSnapshots:

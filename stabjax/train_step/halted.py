@@ -1,6 +1,6 @@
 """The errors with which the host ends a run: halted by a guard, or damaged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -109,15 +109,18 @@ def _raise_of_step(state: TrainState) -> None:
 
 
 def halted_at(
-    schema: TelemetrySchema, rows: Sequence[dict[str, Any]]
+    schema: TelemetrySchema, rows: Iterable[dict[str, Any]]
 ) -> TrainingHalted:
     """Return the error for the first halted row, with what the rows before it blame.
 
     Args:
         schema: Names of the columns.
-        rows: Decoded rows in the order of steps, one of them halted.
+        rows: Decoded rows in the order of steps; the first that is halted counts, or
+            else the last.
     """
-    at = next(place for place, row in enumerate(rows) if row["halted"])
+    rows = list(rows)
+    halted = [place for place, row in enumerate(rows) if row["halted"]]
+    at = halted[0] if halted else len(rows) - 1
     first, component, leaf = rows[at], None, None
     for row in reversed(rows[: at + 1]):
         # The step that halts may have been sound itself: its streak was not.

@@ -44,7 +44,8 @@ class TrainStep:
         many_steps: ``(state, batches, key) -> (state, Row)``; the same over the
             leading axis of ``batches``, in one program.
         apply_gradients: ``(state, loss, aux, gradients) -> (state, Row)``; the part
-            of a step after the gradient, not jitted, for loops of one's own.
+            of a step after the gradient, not jitted, for loops of one's own. Integer
+            leaves need no gradient: None, or the float0 of ``allow_int=True``.
         guard_states: ``state -> Core``; counters and guard states by name.
         audit: ``state -> {leaf: elements not finite}``; see `train_step.audit`.
         keep: ``state -> Snapshot`` in pinned host memory; see `host_snapshot`.
@@ -174,7 +175,7 @@ def make_train_step(
         return jax.lax.scan(lambda s, b: step.one(s, b, key), state, batches)
 
     def apply_gradients(state: TrainState, loss: Any, aux: Any, gradients: Any):
-        loss, aux = loss_and_aux(_NAME, (loss, aux))
+        loss, aux = loss_and_aux("apply_gradients", (loss, aux))
         return step.apply_gradients(state, loss, aux, filled(gradients, state.params))
 
     return TrainStep(

@@ -22,7 +22,7 @@ from stabjax import guards
 from stabjax.core.given import is_optimizer, shown
 from stabjax.transforms.guard import guard
 from stabjax.transforms.link import link
-from stabjax.types import Scalar
+from stabjax.types import Guard, Scalar
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")

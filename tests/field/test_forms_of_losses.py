@@ -488,3 +488,10 @@ def test_many_steps_of_another_number_are_told_by_its_name(caplog):
     (told,) = warnings_of(caplog)
     assert told.startswith("many_steps is compiled anew")
     assert "from float32[4] to float32[3]" in told
+
+
+def test_the_part_after_the_gradient_asks_the_same_of_its_report():
+    train = stabjax.make_train_step(square, optax.sgd(0.1))
+    state = train.init(PARAMS, BATCH)
+    with pytest.raises(TypeError, match=r"^apply_gradients: .* a tuple of 2 as aux"):
+        train.apply_gradients(state, jnp.float32(1), (1.0, 2.0), PARAMS)

@@ -87,7 +87,9 @@ def test_every_alert_has_a_severity_and_an_error_is_what_ends_a_run_or_harms_it(
     named = lambda grade: functools.reduce(
         lambda bits, alert: bits | alert, [a for a in Alert if of[a] == grade]
     )
-    assert named("error") == Alert.ROLLBACK | Alert.HALT | Alert.ACCEPTED_NONFINITE
+    assert named("error") == (
+        Alert.ROLLBACK | Alert.HALT | Alert.ACCEPTED_NONFINITE | Alert.DAMAGED_BEFORE
+    )
     assert named("information") == (
         Alert.CLIPPED
         | Alert.PLATEAU
@@ -95,6 +97,10 @@ def test_every_alert_has_a_severity_and_an_error_is_what_ends_a_run_or_harms_it(
         | Alert.MOMENTS_RESET
         | Alert.LOSS_SCALE
         | Alert.NORM_OVERFLOW
+        | Alert.LOSS_SPIKE
+        | Alert.GRADIENT_SPIKE
+        | Alert.UPDATE_SPIKE
+        | Alert.UPDATE_RATIO
     )
 
 

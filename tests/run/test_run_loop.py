@@ -107,6 +107,13 @@ def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config
     assert "jit(one)" not in compiled
 
 
+def test_a_run_without_guards_ends_when_nearly_half_of_its_steps_are_refused(go):
+    with pytest.raises(TrainingHalted, match=r"step 9\d: nonfinite_loss.* raw/error"):
+        go("a", "guards=[]", "train.steps=300", "model.bad_from=30")
+    plain, _ = go("b", "guards=null", "train.steps=120", "model.bad_from=30")
+    assert plain.steps == 120
+
+
 def test_a_clipped_run_says_so_once(go):
     result, folder = go("a", "guards.0.max_norm=1e-3")
     rows = read_lines(folder / "health.jsonl")
