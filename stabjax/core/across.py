@@ -59,7 +59,12 @@ def shapes_inside(
     axis_name: AxisName, function: Callable[..., Any], *arguments: Any
 ) -> Any:
     """Return the shapes of a result, of a function that may reduce over the axis."""
-    names = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
+    try:
+        return jax.eval_shape(function, *arguments)
+    except NameError:  # called where the axis is not mapped, as before a shard_map
+        if axis_name is None:
+            raise
+    names = (axis_name,) if isinstance(axis_name, str) else axis_name
     for name in names:
         function = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)
     shapes = jax.eval_shape(function, *arguments)
@@ -69,5 +74,13 @@ def shapes_inside(
 
 
 def _varies(leaf: Array, name: str) -> bool:
-    tracked = name in jax.typeof(jax.lax.axis_index(name)).vma
-    return not tracked or name in jax.typeof(leaf).vma
+    tracked = name in _varying(jax.lax.axis_index(name))
+    return not tracked or name in _varying(leaf)
+
+
+def _varying(value: Array) -> frozenset[str]:
+    kind: Any = jax.typeof(value)
+    # The name of JAX 0.10 and newer, and the one before.
+    return (
+        kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    )

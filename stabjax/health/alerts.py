@@ -212,7 +212,8 @@ def severity(alert: Alert) -> Severity:
     Returns:
         "information" for what healthy runs do too and a guard has dealt with, such as
         a step that stood out, or what was asked for; "warning" for a step that was not
-        finite, for trouble that goes on, and for what should be looked at; "error" where training stopped, went back, or took what is not finite.
+        finite, for trouble that goes on, and for what should be looked at; "error"
+        where training stopped, went back, or took what is not finite.
 
     Raises:
         KeyError: If it is not exactly one bit.

@@ -65,6 +65,19 @@ class GuardState(NamedTuple):
     first_bad_leaf: Count
     refused_step: Count
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the inner state calls so."""
+        # Python and JAX ask for private names to find out what a value can do.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return getattr(self.inner_state, name)
+        except AttributeError:
+            raise AttributeError(
+                f"neither GuardState nor the state inside has {name!r}; the state of "
+                "the inner optimizer is inner_state."
+            ) from None
+
 
 def first_guard_state(inner_state: PyTree, core: judging.Core) -> GuardState:
     """Return the state before the first step."""
@@ -99,19 +112,6 @@ def after_step(
         first_bad_leaf=last,
         refused_step=jnp.where(applied, before.refused_step, stats.step),
     )
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the inner state calls so."""
-        # Python and JAX ask for private names to find out what a value can do.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        try:
-            return getattr(self.inner_state, name)
-        except AttributeError:
-            raise AttributeError(
-                f"neither GuardState nor the state inside has {name!r}; the state of "
-                "the inner optimizer is inner_state."
-            ) from None
 
 
 def guard(

@@ -32,8 +32,10 @@ WAYS = {
 @pytest.mark.parametrize("way", ["one", "one by one", "a tuple and one", "none"])
 def test_every_function_takes_guards_in_this_way(way):
     given, count = WAYS[way]
+    # Without a word about guards it takes the recommended ones.
+    alone = given or ((),)
     states = [
-        stabjax.guard(optax.sgd(0.1), *given).init(PARAMS),
+        stabjax.guard(optax.sgd(0.1), *alone).init(PARAMS),
         stabjax.guard(optax.sgd(0.1), list(given)).init(PARAMS),
         transforms.accumulate(optax.sgd(0.1), 2, *given).init(PARAMS),
         transforms.accumulate(optax.sgd(0.1), 2, list(given)).init(PARAMS),
