@@ -161,7 +161,6 @@ def _changed_preset(change: str, subject: Subject) -> tuple[Guard, ...] | None:
 def _reference(name: str, guards: tuple[Guard, ...], subject: Subject) -> str:
     alone = {
         "clip_by_block_rms": "clip_by_block_rms in optax",
-        "reduce_on_plateau": "reduce_on_plateau in optax",
         "family": "family in optax",
     }
     if name in alone:
@@ -188,10 +187,6 @@ def _clipped(optimizer: Optimizer, bound: float | None) -> Optimizer:
     return optax.chain(optax.clip_by_global_norm(bound), optimizer)
 
 
-def _plateau() -> Optimizer:
-    return optax.contrib.reduce_on_plateau(factor=0.1, patience=10, rtol=1e-4)
-
-
 def _block_rms() -> Optimizer:
     return optax.clip_by_block_rms(1.0)
 
@@ -202,11 +197,8 @@ PLAIN: dict[str, Callable[[Optimizer, Subject], Optimizer]] = {
     "clip_by_block_rms in optax": lambda inner, run: optax.chain(
         _block_rms(), _clipped(inner, run.clip)
     ),
-    "reduce_on_plateau in optax": lambda inner, run: optax.chain(
-        _clipped(inner, run.clip), _plateau()
-    ),
     "family in optax": lambda inner, run: optax.chain(
-        _block_rms(), _clipped(inner, run.bound), _plateau()
+        _block_rms(), _clipped(inner, run.bound)
     ),
     "apply_if_finite+clip": lambda inner, run: optax.apply_if_finite(
         _clipped(inner, run.bound), max_consecutive_errors=10

@@ -47,6 +47,10 @@ class TrainStep:
             of a step after the gradient, not jitted, for loops of one's own. Integer
             leaves need no gradient: None, or the float0 of ``allow_int=True``.
         guard_states: ``state -> Core``; counters and guard states by name.
+        blame: ``(state, batch, key, *, step=None) -> {component: [leaf, ...]}``; the
+            components of the loss whose gradient is not finite although the value may
+            be. For a refused step, whose state is the one before it: pass its batch and
+            the key of the loop; ``step`` if it was not the last.
         audit: ``state -> {leaf: elements not finite}``; see `train_step.audit`.
         keep: ``state -> Snapshot`` in pinned host memory; see `host_snapshot`.
         restore: ``(state, snapshot) -> state``; the way back.
@@ -57,6 +61,7 @@ class TrainStep:
     many_steps: Callable[[TrainState, Batch, Array], tuple[TrainState, Row]]
     apply_gradients: Callable[..., tuple[TrainState, Row]]
     guard_states: Callable[[TrainState], judging.Core]
+    blame: Callable[..., dict[str, list[str]]]
     audit: Callable[[TrainState], dict[str, int]] = audit
     keep: Callable[[TrainState], Snapshot] = host_snapshot.keep
     restore: Callable[[TrainState, Snapshot], TrainState] = host_snapshot.restore
@@ -184,6 +189,7 @@ def make_train_step(
         many_steps=jax.jit(many, donate_argnums=0),
         apply_gradients=apply_gradients,
         guard_states=step.core_of,
+        blame=step.blame,
     )
 
 

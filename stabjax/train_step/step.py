@@ -34,6 +34,7 @@ from stabjax.core.measure import components_of, metrics_of
 from stabjax.core.packing import pack, unpack
 from stabjax.core.sums import sums_of_squares
 from stabjax.health.ring import init_telemetry, record
+from stabjax.train_step.blame import blamed_components
 from stabjax.train_step.integer_leaves import gradient_of
 from stabjax.train_step.state import Row, Snapshot, TrainState
 from stabjax.types import Alert, Aux, Batch, Guard, LossFn, Params, Scalar
@@ -152,6 +153,21 @@ class GuardedStep:
 
         gradients, (loss, aux) = gradient_of(scaled, state.params)
         return self._apply(state, core, loss, aux, gradients, unit)
+
+    def blame(
+        self, state: TrainState, batch: Batch, key: Array, *, step: int | None = None
+    ) -> dict[str, list[str]]:
+        """Return which components have a bad gradient, and where; see `TrainStep`."""
+        last = jnp.maximum(self.core_of(state).step - 1, 0)
+        at = last if step is None else jnp.int32(step)
+        key = jax.random.fold_in(key, at)
+
+        def loss(params: Params) -> tuple[Scalar, Aux]:
+            # The same noise for each component: that of the step.
+            same = jax.random.clone(key)
+            return self._loss(params, batch, same, state.model_state, at)
+
+        return blamed_components(loss, state.params)
 
     def _loss_scale(self, core: judging.Core) -> Scalar | None:
         scales = [

@@ -100,3 +100,22 @@ def test_a_loss_beyond_the_range_of_float32_is_finite_in_float64():
     assert "nonfinite_component" not in health.names_of(row["alerts"])
     largest = float(np.finfo(np.float32).max)
     assert (row["loss"], row["raw/steep"], row["metric"]) == (largest,) * 3
+
+
+def test_the_component_whose_gradient_is_nan_is_found_although_its_value_is_finite():
+    def loss(params, batch, key):
+        error, _ = squared_error(params, batch, key)
+        noise = jax.random.uniform(key, ())
+        # The square root is selected away at zero, and its gradient is not.
+        size = jnp.sum(jnp.abs(params["w"] * batch["on"]))
+        root = jnp.where(size > 0, jnp.sqrt(size), 0.0)
+        return error + root, {"raw/error": error, "raw/root": root, "noise": noise}
+
+    batches = [batch | {"on": np.float32(1.0)} for batch in regression(3)]
+    batches[2]["on"] = np.float32(0.0)
+    start = {**START, "w": np.ones(4, np.float32)}
+    train, state, rows = trained(loss, optax.adam(1e-2), [], start, batches)
+    assert not rows[2]["accepted"]
+    assert train.schema(state).component(rows[2]) is None
+    assert train.blame(state, batches[2], KEY) == {"raw/root": ["w"]}
+    assert train.blame(state, batches[0], KEY, step=0) == {}
