@@ -37,6 +37,7 @@ BATCHES = [
     batch_of(3, loss=np.inf),
 ]
 BATCHED = stack(BATCHES)
+SLOW = pytest.mark.slow
 
 
 @functools.cache
@@ -83,7 +84,8 @@ def test_a_judge_says_the_same_in_vmap_as_alone(name):
         )
 
 
-@pytest.mark.parametrize("form", ["branch", "select"])
+@pytest.mark.optimized
+@pytest.mark.parametrize("form", ["branch", pytest.param("select", marks=SLOW)])
 def test_many_steps_is_the_repeated_step_bit_for_bit(form):
     guards = [quiet(name) for name in sorted(GUARDS)]
     options = {"guards": guards, "form": form, "window": 3, "snapshot_every": 2}
