@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## the default test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.dev aot ## the tests marked slow
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
+	STABJAX_TEST_HASTE=0 $(BIN)/python -m pytest -m slow -n $(WORKERS) --dist loadfile
 
 doctest: $(VENV)/.dev ## the examples in the README and in public docstrings
 	$(BIN)/python -m pytest --doctest-modules stabjax --doctest-glob=README.md README.md

@@ -11,6 +11,8 @@ os.environ.setdefault(
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
 
+import gc
+
 import hypothesis
 import jax
 import jaxtyping
@@ -31,6 +33,23 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # XLA compiles inside the first example, so wall-clock deadlines mean nothing.
 hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("stabjax")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Compile the programs of the test and of its fixtures in haste, or not."""
+    # Imported here, after the settings above.
+    from haste import compile_in_haste
+
+    compile_in_haste(item.get_closest_marker("optimized") is None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten():
+    """Forget the programs of a module after it: each holds about a megabyte."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

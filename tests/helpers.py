@@ -43,6 +43,7 @@ def guards_behind(form):
     return [name for name in sorted(GUARDS) if name not in left_out]
 
 
+@functools.cache
 def quiet(name, **options):
     """Return the registered guard; a new one needs no entry in `QUIET`."""
     return GUARDS[name](**QUIET.get(name, {}) | options)
@@ -289,6 +290,9 @@ class Trace(NamedTuple):
     state: Any
 
 
+USUAL = {"loss": 1.0, "grad_norm": 1.0, "update_norm": 1e-3, "update_ratio": 1e-3}
+
+
 @functools.cache
 def _judging(given):
     def step(core, reading):
@@ -315,11 +319,17 @@ def judge_series(given, **series):
     value per step, and ``metrics``, a series per name; ``update_norm`` is that of the
     update before the step.
     """
-    as_floats = lambda values: jnp.asarray(np.asarray(values, np.float32))
+    as_floats = lambda values: np.asarray(values, np.float32)
     series = jax.tree.map(as_floats, series, is_leaf=_is_series)
-    one, many = _judging(given if isinstance(given, tuple) else (given,))
-    rows = jax.tree.leaves(series)[0].ndim == 2
-    return Trace(*jax.tree.map(np.asarray, (many if rows else one)(series)))
+    *rows, steps = jax.tree.leaves(series)[0].shape
+    # One program serves all: nothing is left to default, and short series go on after
+    # their end, which changes nothing of what was said before.
+    unsaid = {name: np.full((*rows, steps), x, "f4") for name, x in USUAL.items()}
+    widths = [(0, 0)] * len(rows) + [(0, -steps % 512)]
+    padded = jax.tree.map(lambda x: np.pad(x, widths, "edge"), unsaid | series)
+    said = _judging(given if isinstance(given, tuple) else (given,))[len(rows)](padded)
+    until = (slice(None),) * len(rows) + (slice(steps),)
+    return Trace(*jax.tree.map(lambda x: np.asarray(x)[until], said))
 
 
 def _is_series(value):

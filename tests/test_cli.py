@@ -246,10 +246,20 @@ def kill_nine(line, least):
     return line.parent / "runs" / f"k{least}"
 
 
-def test_a_run_killed_with_9_goes_on_and_ends_with_the_same_bits(line, straight):
-    folder = kill_nine(line, 20)
-    assert digests(folder) == digests(straight)
-    assert not list((folder / "checkpoints").glob(".*"))
+# Optimized, as the process is that is killed: its bits are those of this one.
+@pytest.mark.optimized
+def test_a_run_killed_with_9_goes_on_and_ends_with_the_same_bits(line):
+    words = ["train", "line.yaml", "train.steps=60", "--quiet", "--name"]
+    sleepy = ["killed", "train.checkpoint_every=5", "model.sleep=0.01"]
+    process = program(*words, *sleepy, cwd=line.parent)
+    runs = line.parent / "runs"
+    wait_for_rows(runs / "killed", 20, process)
+    process.kill()
+    process.communicate()
+    assert main([*words, *sleepy]) == 0
+    assert main([*words, "straight"]) == 0
+    assert digests(runs / "killed") == digests(runs / "straight")
+    assert not list((runs / "killed" / "checkpoints").glob(".*"))
 
 
 @pytest.mark.slow

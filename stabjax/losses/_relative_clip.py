@@ -62,9 +62,10 @@ def relative_clip(
     # Checked while tracing: one old value for all would broadcast in silence.
     chex.assert_equal_shape([new, old])
     center = jax.lax.stop_gradient(widen(old))
-    limit = ratio * jnp.maximum(jnp.abs(center), floor)
-    # An end beyond the largest number is infinite, and nothing lies beyond it.
-    low, high = center - limit, center + limit
+    # In halves: the limit alone may overflow where its end is still a number. An end
+    # beyond the largest number is infinite, and nothing lies beyond it.
+    limit = 0.5 * ratio * jnp.maximum(jnp.abs(center), floor)
+    low, high = 2.0 * (0.5 * center - limit), 2.0 * (0.5 * center + limit)
     wide = widen(new)
     under, over = wide < low, wide > high  # False for NaN
     value = jnp.where(under, low, jnp.where(over, high, wide))

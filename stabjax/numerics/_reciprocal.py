@@ -81,7 +81,9 @@ def _smooth_jvp(
 ) -> tuple:
     (x,) = primals
     above, slope = _smooth_parts(widen(x), low)
-    slope = -(scale / low - scale / high) * (slope / above / above) * (1 / low)
+    # Divided twice, XLA would divide once by the product, which overflows.
+    inverse = 1 / above
+    slope = -(scale / low - scale / high) * (slope * inverse * inverse) * (1 / low)
     return _smooth(x, scale, low, high), saturate(slope, x.dtype) * tangents[0]
 
 

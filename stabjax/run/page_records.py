@@ -48,6 +48,7 @@ ALERTS = (
     "loss_scale",
     "dead_gradient",
     "out_of_range",
+    "damaged_before",
 )
 
 

@@ -1,5 +1,6 @@
 """Guards around any optax optimizer, under the optax contract."""
 
+import contextlib
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -205,7 +206,10 @@ class _Guarded:
     def init(self, params: PyTree) -> GuardState:
         """Return the state before the first step."""
         check_leaves("guard", params)
-        inner_state = settled_state(self.inner, self.inner.init(params), params)
+        inner_state = self.inner.init(params)
+        # One that needs more arguments than the loss says so in its first update.
+        with contextlib.suppress(Exception):
+            inner_state = settled_state(self.inner, inner_state, params)
         core = judging.init_core(self.guards)
         damaged = jnp.full((), first_damaged(params), jnp.int32)
         return first_guard_state(inner_state, core._replace(damaged=damaged))

@@ -122,7 +122,7 @@ def reduce_on_plateau(
         seen = jnp.maximum(plateau.in_sum, 1)
         return ReduceLROnPlateauState(
             scale=plateau.scale,
-            best_value=plateau.best,
+            best_value=jnp.where(plateau.averages > 0, plateau.best, jnp.inf),
             plateau_count=plateau.bad,
             cooldown_count=plateau.cooldown_left,
             count=plateau.in_sum,

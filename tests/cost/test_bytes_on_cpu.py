@@ -5,6 +5,8 @@ import pytest
 
 from stabjax.guards import GUARDS
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(scope="module")
 def costs():

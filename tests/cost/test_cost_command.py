@@ -14,6 +14,8 @@ from stabjax.cost import measure
 from stabjax.cost.shapes import read_shapes, spread_over
 from stabjax.cost.subject import find_subject
 
+pytestmark = pytest.mark.optimized
+
 RUN = pathlib.Path(__file__).parents[1] / "run"
 SHAPES = read_shapes("core=256x256,bias=256")
 UNIT = 4 * 256 * 257

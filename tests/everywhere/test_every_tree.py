@@ -124,6 +124,7 @@ def lowered(kind, leaves):
     return train.step.lower(state, np.float32(1), KEY)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["guard", "branch", "select"])
 def test_the_program_grows_with_the_leaves_and_not_with_their_square(kind):
     small, large = (len(lowered(kind, n).compile().as_text()) for n in (32, 96))

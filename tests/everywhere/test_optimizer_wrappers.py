@@ -7,6 +7,7 @@ import optax
 import pytest
 from helpers import (
     FACES,
+    all_finite,
     batch_of,
     bits,
     gradient_with,
@@ -43,17 +44,16 @@ def test_all_partitions_stand_still_when_the_gradient_of_one_is_nan(form):
 
 
 @pytest.mark.parametrize("form", FACES)
-def test_a_nan_where_a_mask_hides_it_from_the_optimizer_still_refuses_the_step(form):
+def test_a_nan_where_the_optimizer_never_moves_costs_no_step(form):
     frozen = {"core": True, "head": False}
     hidden = optax.chain(
         optax.masked(optax.sgd(0.1, momentum=0.9), frozen),
         optax.masked(optax.set_to_zero(), {"core": False, "head": True}),
     )
     face = face_with(form, hidden)
-    state = run(face, CLEAN[:2])
-    before = bits(face.held(state))
-    state = run(face, [BROKEN[2]], state)
-    assert bits(face.held(state)) == before
+    state = run(face, [*CLEAN[:2], BROKEN[2]])
+    assert face.core(state).applied == 3
+    assert all_finite(face.held(state).params)
 
 
 def test_a_guard_inside_a_mask_judges_only_what_the_mask_lets_through():

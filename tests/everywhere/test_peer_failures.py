@@ -110,7 +110,7 @@ def test_repair_also_removes_infinities():
 
 
 def test_a_plateau_without_patience_is_cut_where_flat_and_left_where_falling():
-    given = reduce_on_plateau(patience=0, factor=0.5)
+    given = reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1)
     falling = judge_series(given, loss=10.0 - np.arange(6.0))
     flat = judge_series(given, loss=np.full(6, 10.0))
     assert (falling.update_scale == 1.0).all()
@@ -118,7 +118,9 @@ def test_a_plateau_without_patience_is_cut_where_flat_and_left_where_falling():
 
 
 def test_a_plateau_behind_an_accumulation_sees_the_mean_of_all_values():
-    plateau = guard(optax.sgd(1.0), reduce_on_plateau(patience=0, factor=0.5))
+    plateau = guard(
+        optax.sgd(1.0), reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1)
+    )
     values = [1.0, 2.0, 3.0, 10.0]
     _, state = fold(accumulate(plateau, 4), [ONES] * 4, values)
     assert state.inner_opt_state.core.guards[0].best == 4.0

@@ -131,7 +131,7 @@ def test_a_guard_that_reads_the_loss_means_the_loss():
 
 
 def test_the_plateau_is_that_of_the_loss():
-    plateau = guards.reduce_on_plateau(0.5, patience=1)
+    plateau = guards.reduce_on_plateau(0.5, patience=1, accumulation_size=1)
     _, rows = rows_with(("loss",), steps=4, guards=[plateau])
     losses = [row["loss"] for row in rows]
     assert losses == sorted(losses, reverse=True)

@@ -37,6 +37,7 @@ BATCHES = [
     batch_of(3, loss=np.inf),
 ]
 BATCHED = stack(BATCHES)
+SLOW = pytest.mark.slow
 
 
 @functools.cache
@@ -83,9 +84,22 @@ def test_a_judge_says_the_same_in_vmap_as_alone(name):
         )
 
 
-@pytest.mark.parametrize("form", ["branch", "select"])
-def test_many_steps_is_the_repeated_step_bit_for_bit(form):
-    guards = [quiet(name) for name in sorted(GUARDS)]
+# One of each kind: that scales, remembers, rolls back, resets and repairs.
+SOME = ["clip_by_global_norm", "escalate", "repair_nonfinite", "reset_moments"]
+SOME += ["reduce_on_plateau", "skip_spikes"]
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        pytest.param("branch", SOME, id="branch-some"),
+        pytest.param("branch", sorted(GUARDS), marks=SLOW, id="branch-all"),
+        pytest.param("select", sorted(GUARDS), marks=SLOW, id="select-all"),
+    ],
+)
+def test_many_steps_is_the_repeated_step_bit_for_bit(form, names):
+    guards = [quiet(name) for name in names]
     options = {"guards": guards, "form": form, "window": 3, "snapshot_every": 2}
     train = make_train_step(stateful_loss, adamw(), **options)
     start = lambda: train.init(params_of(), batch_of(), model_state=model_state())
@@ -120,7 +134,9 @@ def test_guard_forwards_any_other_extra_argument_by_name():
     np.testing.assert_array_equal(updates["w"], [3.0, 3.0])
 
 
-@pytest.mark.parametrize("form", FACES)
+@pytest.mark.parametrize(
+    "form", ["branch", pytest.param("select", marks=SLOW), "optax"]
+)
 def test_all_guards_together_hold_the_contract(form):
     face = face_of_all(form)
     state = run(face, [batch_of(0)])

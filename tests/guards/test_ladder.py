@@ -66,6 +66,7 @@ def test_what_is_halted_stays_halted_and_changes_no_bit(form):
     assert face.core(state).halted
 
 
+@pytest.mark.optimized
 def test_a_rollback_returns_the_bits_of_the_last_snapshot(form):
     face = returning(form)
     at_four = run(face, GOOD[:4])
@@ -79,6 +80,7 @@ def test_a_rollback_returns_the_bits_of_the_last_snapshot(form):
     assert bits(face.held(again)) == bits(face.held(run(face, GOOD[6:9], at_four)))
 
 
+@pytest.mark.optimized
 def test_rollbacks_are_bounded_and_then_it_halts(form):
     face = returning(form)
     state = run(face, GOOD[:2])

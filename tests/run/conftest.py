@@ -1,19 +1,15 @@
 import pytest
+from line_config import LINE
 
 import stabjax.models
 from stabjax.config import loads
 
-LINE = """
-model: {name: line}
-train: {steps: 40, window: 10, checkpoint_every: 20, seed: 1}
-optimizer: {kind: adamw, learning_rate: 0.05}
-guards: [{kind: clip_by_global_norm, max_norm: 5}, {kind: skip_nonfinite}]
-"""
 
-
-@pytest.fixture(autouse=True)
-def _line_model(monkeypatch):
-    monkeypatch.setitem(stabjax.models.MODELS, "line", "line_model")
+@pytest.fixture(scope="module", autouse=True)
+def _line_model():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(stabjax.models.MODELS, "line", "line_model")
+        yield
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 from compilations import compilations
+from line_config import LINE
 
-from stabjax.config import ConfigError
+from stabjax.config import ConfigError, loads
 from stabjax.run import Preempted, build_task, lock, train
 from stabjax.run.checksums import seal
 from stabjax.run.records import read_lines
@@ -29,16 +30,32 @@ def events(folder, name):
     return [e for e in read_lines(folder / "events.jsonl") if e["event"] == name]
 
 
+@pytest.fixture(scope="module")
+def task():
+    """The task of the configuration as it stands, traced once for all tests."""
+    return build_task(loads(LINE, source="line.yaml"))
+
+
 @pytest.fixture
-def go(tmp_path, config_of):
+def go(tmp_path, config_of, task):
     """Train quietly; returns (result, folder)."""
 
     def run(name, *overrides, **options):
         folder = tmp_path / "runs" / name
+        if not overrides:
+            options = {"task": task} | options
         result = train(config_of(*overrides), folder, progress=False, **options)
         return result, folder
 
     return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(task, tmp_path_factory):
+    """The same of a run that nothing interrupts; its folder is only read."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    config = loads(LINE, source="line.yaml")
+    return train(config, folder, task=task, progress=False), folder
 
 
 def test_a_run_trains_and_logs_each_step_once(go):
@@ -56,8 +73,8 @@ def test_a_run_trains_and_logs_each_step_once(go):
 
 
 @pytest.mark.parametrize("stop_at", [20, 13])
-def test_twenty_and_twenty_steps_are_forty_bit_for_bit(go, stop_at):
-    straight, straight_folder = go("straight")
+def test_twenty_and_twenty_steps_are_forty_bit_for_bit(go, stop_at, uninterrupted):
+    straight, straight_folder = uninterrupted
     go("halves", f"train.steps={stop_at}")
     halves, halves_folder = go("halves")
     assert bits(halves.state) == bits(straight.state)
@@ -73,8 +90,8 @@ def test_a_finished_run_is_left_as_it_is(go):
     assert second.evaluation == first.evaluation
 
 
-def test_rows_past_the_checkpoint_and_a_torn_tail_are_written_again(go):
-    straight, straight_folder = go("straight")
+def test_rows_past_the_checkpoint_and_a_torn_tail_are_written_again(go, uninterrupted):
+    straight, straight_folder = uninterrupted
     _, folder = go("a")
     shutil.rmtree(folder / "checkpoints" / "00000040")
     with open(folder / "health.jsonl", "ab") as file:
@@ -84,8 +101,8 @@ def test_rows_past_the_checkpoint_and_a_torn_tail_are_written_again(go):
     assert bits(again.state) == bits(straight.state)
 
 
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(go):
-    straight, straight_folder = go("straight")
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(go, uninterrupted):
+    straight, straight_folder = uninterrupted
     _, folder = go("a")
     arrays = folder / "checkpoints" / "00000040" / "stabjax.json"
     arrays.write_bytes(arrays.read_bytes().replace(b"40", b"41", 1))
@@ -108,7 +125,7 @@ def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config
 
 
 def test_a_run_without_guards_ends_when_nearly_half_of_its_steps_are_refused(go):
-    with pytest.raises(TrainingHalted, match=r"step 9\d: nonfinite_loss.* raw/error"):
+    with pytest.raises(TrainingHalted, match=r"step 89: nonfinite_loss.* raw/error"):
         go("a", "guards=[]", "train.steps=300", "model.bad_from=30")
     plain, _ = go("b", "guards=null", "train.steps=120", "model.bad_from=30")
     assert plain.steps == 120
@@ -172,9 +189,9 @@ def test_a_halted_run_leaves_its_rows_its_record_and_a_good_checkpoint(go, tmp_p
 
 
 def test_a_loader_that_raises_keeps_its_message_the_log_and_the_checkpoint(
-    go, tmp_path
+    go, tmp_path, uninterrupted
 ):
-    straight, straight_folder = go("straight")
+    straight, straight_folder = uninterrupted
     with pytest.raises(StopIteration, match="the loader broke"):
         go("a", "model.raise_at=27")
     folder = tmp_path / "runs" / "a"
@@ -196,9 +213,8 @@ def test_a_loader_that_raises_keeps_its_message_the_log_and_the_checkpoint(
     assert health(folder) == health(straight_folder)
 
 
-def test_a_fault_in_scoring_does_not_cost_the_steps(go, tmp_path, config_of):
-    straight, _ = go("straight")
-    task = build_task(config_of())
+def test_a_fault_in_scoring_does_not_cost_the_steps(go, tmp_path, task, uninterrupted):
+    straight, _ = uninterrupted
 
     def broken(state):
         raise RuntimeError("no score")
@@ -211,10 +227,7 @@ def test_a_fault_in_scoring_does_not_cost_the_steps(go, tmp_path, config_of):
     assert again.evaluation == straight.evaluation
 
 
-def test_a_step_that_raises_leaves_the_log_and_the_last_checkpoint(
-    go, tmp_path, config_of
-):
-    task = build_task(config_of())
+def test_a_step_that_raises_leaves_the_log_and_the_last_checkpoint(go, tmp_path, task):
     step = task.train.step
 
     def failing(state, batch, key):
@@ -235,14 +248,14 @@ def test_a_step_that_raises_leaves_the_log_and_the_last_checkpoint(
 
 
 def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
-    go, tmp_path, monkeypatch
+    go, tmp_path, monkeypatch, uninterrupted
 ):
     def full(path):
         if "00000040" in str(path):
             raise OSError(28, "No space left on device")
         seal(path)
 
-    straight, straight_folder = go("straight")
+    straight, straight_folder = uninterrupted
     with monkeypatch.context() as patch:
         patch.setattr("stabjax.run.checkpoints.seal", full)
         with pytest.raises(OSError, match="No space left"):
@@ -257,9 +270,9 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_current_step_and_the_run_goes_on_from_there(
-    go, tmp_path, config_of, number
+    go, tmp_path, config_of, number, uninterrupted
 ):
-    straight, straight_folder = go("straight")
+    straight, straight_folder = uninterrupted
     task = build_task(config_of())
     seen = []
 

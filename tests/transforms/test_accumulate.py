@@ -174,7 +174,9 @@ def test_the_inner_optimizer_is_given_the_mean_value_and_every_extra_argument(fo
 
 
 def test_a_plateau_inside_sees_means_not_the_last_value():
-    plateau = guard(optax.sgd(1.0), reduce_on_plateau(patience=0, factor=0.5))
+    plateau = guard(
+        optax.sgd(1.0), reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1)
+    )
     optimizer = compiled(accumulate(plateau, 2))
     # The means fall, 2.5 and then 2; the last value of each pair rises.
     _, state, updates = train(
@@ -182,7 +184,11 @@ def test_a_plateau_inside_sees_means_not_the_last_value():
     )
     assert [float(u) for u in updates] == [0.0, -1.0, 0.0, -1.0]
     # The one outside sees every value, and scales what is emitted.
-    outside = accumulate(optax.sgd(1.0), 2, reduce_on_plateau(patience=0, factor=0.5))
+    outside = accumulate(
+        optax.sgd(1.0),
+        2,
+        reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1),
+    )
     _, state, updates = train(
         compiled(outside), [jnp.ones(())] * 4, jnp.zeros(()), values=[1.0] * 4
     )

@@ -50,7 +50,7 @@ def test_a_nan_loss_is_refused_although_the_gradient_is_finite():
 
 
 def test_the_plateau_link_scales_what_comes_before_it():
-    plateau = transforms.reduce_on_plateau(patience=0, factor=0.5)
+    plateau = transforms.reduce_on_plateau(patience=0, factor=0.5, accumulation_size=1)
     optimizer = optax.chain(optax.sgd(1.0), plateau)
     state = optimizer.init(PARAMS)
     for _ in range(3):

@@ -68,7 +68,7 @@ def structural_step(
     if guards is None or config.domain == "before":
         return make_train_step(loss, optimizer, guards=guards, **options)
     if not any(guard.name == "back_off" for guard in guards):
-        guards = [*guards, back_off(factor=0.5, recovery=100, min_scale=1e-6)]
+        guards = [*guards, back_off(factor=0.5, after=1, recovery=100, min_scale=1e-6)]
     step = make_train_step(carry_verified(loss), optimizer, guards=guards, **options)
     return return_to_domain(step, optimizer)
 

@@ -54,13 +54,16 @@ def path_of(step):
 @pytest.fixture(scope="module")
 def returning():
     step = make_train_step(
-        carry_verified(barrier), SGD, guards=[guards.back_off(recovery=1000)], window=1
+        carry_verified(barrier),
+        SGD,
+        guards=[guards.back_off(after=1, recovery=1000)],
+        window=1,
     )
     return path_of(return_to_domain(step, SGD))
 
 
 def test_refusing_alone_stays_outside_for_good():
-    step = make_train_step(barrier, SGD, guards=[guards.back_off()], window=1)
+    step = make_train_step(barrier, SGD, guards=[guards.back_off(after=1)], window=1)
     x, refused = path_of(step)()
     first = int(np.argmax(refused))
     assert refused[first:].all()
@@ -70,7 +73,7 @@ def test_refusing_alone_stays_outside_for_good():
 def test_a_snapshot_of_a_state_that_no_loss_has_seen_does_not_help():
     ladder = [
         guards.escalate(roll_back_after=1, max_rollbacks=10_000, halt_after=10_000),
-        guards.back_off(),
+        guards.back_off(after=1),
     ]
     step = make_train_step(barrier, SGD, guards=ladder, window=1, snapshot_every=1)
     x, refused = path_of(step)()

@@ -58,7 +58,11 @@ def guards():
     return [
         clip_by_global_norm(max_norm=1.0),
         reduce_on_plateau(
-            metric="val_shd_at_epoch", factor=0.5, patience=1, cooldown=1
+            metric="val_shd_at_epoch",
+            factor=0.5,
+            patience=1,
+            cooldown=1,
+            accumulation_size=1,
         ),
         dead_gradient(metric="gradient/reconstruction/graph"),
         trivial_baseline(metric="shd_over_empty", baseline=1.0, patience=10),

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -141,14 +142,24 @@ def write_comparison(
     return folder
 
 
-@pytest.fixture
-def run_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return write_run(tmp_path / "run", steps=60)
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Both folders, written once; tests are given copies of their own."""
+    folder = tmp_path_factory.mktemp("written")
+    write_run(folder / "run", steps=60)
+    write_comparison(folder / "comparison", steps=60, seeds=2)
+    return folder
 
 
 @pytest.fixture
-def comparison_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return write_comparison(tmp_path / "comparison", steps=60, seeds=2)
+def run_folder(written: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(written / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def comparison_folder(written: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    at = tmp_path / "comparison"
+    return pathlib.Path(shutil.copytree(written / "comparison", at))
 
 
 @pytest.fixture

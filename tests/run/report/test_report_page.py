@@ -2,6 +2,7 @@ import html.parser
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,19 +52,26 @@ def outline(folder: pathlib.Path) -> tuple[Outline, str]:
     return parsed, text
 
 
-@pytest.fixture(params=["run_folder", "comparison_folder"])
-def folder(request) -> pathlib.Path:
-    return request.getfixturevalue(request.param)
+@pytest.fixture(scope="module", params=["run", "comparison"])
+def folder(request, written, tmp_path_factory) -> pathlib.Path:
+    at = tmp_path_factory.mktemp("page") / request.param
+    return pathlib.Path(shutil.copytree(written / request.param, at))
 
 
-def test_the_page_needs_nothing_from_outside(folder):
-    parsed, text = outline(folder)
+@pytest.fixture(scope="module")
+def page(folder) -> tuple[Outline, str]:
+    """The page of each folder as it was written, made once."""
+    return outline(folder)
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    parsed, text = page
     assert all(reference.startswith("#") for reference in parsed.references)
     assert not re.search(r"https?:|@import|<script|url\((?!#)", text)
 
 
-def test_the_page_is_well_formed(folder):
-    parsed, _ = outline(folder)
+def test_the_page_is_well_formed(page):
+    parsed, _ = page
     assert len(parsed.ids) == len(set(parsed.ids))
     assert parsed.levels[0] == 1
     assert parsed.levels.count(1) == 1
@@ -71,32 +79,31 @@ def test_the_page_is_well_formed(folder):
     assert max(steps) <= 1
 
 
-def test_the_page_has_a_light_a_dark_and_a_printed_theme(folder):
-    _, text = outline(folder)
+def test_the_page_has_a_light_a_dark_and_a_printed_theme(page):
+    _, text = page
     for media in ("prefers-color-scheme: dark", "max-width: 46rem", "@media print"):
         assert media in text
 
 
-def test_the_same_folder_gives_the_same_bytes(folder):
-    first = write_report(folder).read_bytes()
+def test_the_same_folder_gives_the_same_bytes(folder, page):
+    first = page[1].encode()
     assert write_report(folder).read_bytes() == first
     assert len(first) < 1_000_000
 
 
-def test_every_picture_says_in_words_what_it_shows(folder):
-    _, text = outline(folder)
+def test_every_picture_says_in_words_what_it_shows(page):
+    _, text = page
     assert text.count('role="img" aria-label="') == text.count("<figure>") > 3
 
 
-def test_reports_are_made_without_jax(folder):
+def test_reports_are_made_without_jax(run_folder, comparison_folder):
     code = (
         "import sys; from stabjax.run.report import write_report; "
-        "write_report(sys.argv[1]); "
+        "[write_report(folder) for folder in sys.argv[1:]]; "
         "print([m for m in ('jax', 'flax', 'optax', 'orbax') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, check=True
-    )
+    words = [sys.executable, "-c", code, str(run_folder), str(comparison_folder)]
+    done = subprocess.run(words, capture_output=True, check=True)
     assert done.stdout.decode().strip() == "[]"
 
 
