@@ -11,6 +11,7 @@ from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
 from stabjax.types import (
     Alert,
+    Flag,
     Guard,
     Scalar,
     StepOutcome,
@@ -34,6 +35,8 @@ _SMALLEST_NORM = 1e-18
 # A twentieth of the level: rounding noise on a flat series is never a deviation.
 _RELATIVE_FLOOR = 0.05
 _ABSOLUTE_FLOOR = 1e-6
+# How fast a lasting rise of a norm is followed, as a factor per step.
+_APPROACH = 2.0
 # During warm-up only a jump by this factor is refused.
 _WARMUP_FACTOR = 100.0
 
@@ -70,6 +73,8 @@ class _Reading(NamedTuple):
         limit: The largest distance from the center that is accepted.
         over: Whether it is exceeded.
         refused: Whether the step is refused for it.
+        lasting: Whether what is over and not refused counts as a new level.
+        let_in: The distance at which it is let in then.
     """
 
     values: Float[Array, " signals"]
@@ -77,6 +82,8 @@ class _Reading(NamedTuple):
     limit: Float[Array, " signals"]
     over: Bool[Array, " signals"]
     refused: Bool[Array, " signals"]
+    lasting: Flag
+    let_in: Float[Array, " signals"]
 
 
 def skip_spikes(
@@ -103,9 +110,9 @@ def skip_spikes(
     All are learned from applied steps alone. A norm of exactly zero, a loss of exactly
     zero and a step that is not finite say nothing and are neither judged nor learned.
     A lasting shift of level costs at most ``rebase_after`` refusals; then the steps are
-    applied, the gradient scaled down to the limit, which follows by a factor of
-    ``margin`` per step. At most about ``budget`` steps of ``window`` are refused; with
-    that spent it tells, and scales to the limit, but refuses no more. During warm-up a
+    applied, the gradient scaled down to twice the largest of late, which so follows by
+    a factor of two per step. At most about ``budget`` steps of ``window`` are refused;
+    with that spent it tells, and scales to the usual norm. During warm-up a
     jump by a factor of 100 is refused already. The update norm is that of the step
     before: the step after a large update is refused.
 
@@ -166,11 +173,15 @@ def skip_spikes(
         limit = _limit(state, is_norm, deviations, margin, warmup)
         over = measured & (state.seen > 0) & (values - state.center > limit)
         # Rounded, since what was spent fades.
-        left = state.spent < budget - 0.5
+        lasting = state.spent < budget - 0.5
+        left = lasting
         for index in range(len(labels)):
             # One shift of level may show in all signals, and costs them together.
             left &= state.streak[index] < rebase_after
-        return _Reading(values, measured, limit, over, over & left)
+        # A new level is approached; what only comes too often has the usual size.
+        nearer = state.reach - state.center + jnp.float32(np.log(_APPROACH))
+        let_in = jnp.where(is_norm, jnp.where(lasting, nearer, 0.0), limit)
+        return _Reading(values, measured, limit, over, over & left, lasting, let_in)
 
     def judge(
         state: SkipSpikesState, stats: StepStats
@@ -182,11 +193,11 @@ def skip_spikes(
         for index, signal in enumerate(labels):
             accept &= ~seen.refused[index]
             let_in = seen.over[index] & ~seen.refused[index]
-            lasting = let_in & (state.spent < budget - 0.5)
+            lasting = let_in & seen.lasting
             alerts |= _ALERTS[signal].when(seen.over[index] & ~lasting)
             alerts |= Alert.REBASED.when(lasting)
             if signal == "gradient_norm":
-                excess = seen.values[index] - state.center[index] - seen.limit[index]
+                excess = seen.values[index] - state.center[index] - seen.let_in[index]
                 scale = jnp.where(let_in, jnp.exp(-excess), scale)
         return state, verdict(accept=accept, gradient_scale=scale, alerts=alerts)
 
@@ -267,8 +278,9 @@ def _learned(
     """Take the values of an applied step into level, spread and reach."""
     take = seen.measured & applied
     first = state.seen == 0
-    # What was let in above the limit counts as the limit, which it was scaled to.
-    distance = jnp.minimum(seen.values - state.center, seen.limit)
+    # What was let in counts as what it was scaled to.
+    distance = seen.values - state.center
+    distance = jnp.where(seen.over, jnp.minimum(distance, seen.let_in), distance)
     distance = jnp.where(first, seen.values, distance)
     value = state.center + distance
     # The first value is the level, so that its own deviation is zero.
