@@ -51,7 +51,6 @@ def test_losses_and_gradients_match_float64_to_their_own_size(logits, labels):
     np.testing.assert_allclose(pull, gradient, rtol=2e-5, atol=1.2e-38)
 
 
-@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_half_precision_logits_are_computed_in_float32(dtype, assert_ulps):
     rng = np.random.default_rng(0)

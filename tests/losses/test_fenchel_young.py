@@ -142,7 +142,6 @@ def test_masked_cells_are_inert_in_all_three_arrays(reduction):
     np.testing.assert_array_equal(both[1], np.concatenate([kept[1], [[0.0, 0.0]]]))
 
 
-@pytest.mark.optimized
 def test_half_precision_is_summed_in_float32(assert_ulps):
     rng = np.random.default_rng(0)
     theta, mu = (np.asarray(rng.random((500, 10)), jnp.bfloat16) for _ in range(2))
