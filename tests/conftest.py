@@ -35,6 +35,16 @@ hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("stabjax")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Put the optimized tests of each module last: to change over costs time."""
+    first = {}
+    for place, item in enumerate(items):
+        first.setdefault(item.path, place)
+    optimized = lambda item: item.get_closest_marker("optimized") is not None
+    items.sort(key=lambda item: (first[item.path], optimized(item)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Compile the programs of the test and of its fixtures in haste, or not."""

@@ -38,6 +38,7 @@ def oracle(codes, sizes=SIZES):
     return np.mean([matrix[np.ix_(one, other)].mean() for one, other in pairs])
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("rows", [3, 8, 1000])
 def test_the_value_is_that_of_numpy_in_float64(rows):
     codes = mixed(rows).astype(np.float32)
@@ -45,6 +46,7 @@ def test_the_value_is_that_of_numpy_in_float64(rows):
     np.testing.assert_allclose(ours, oracle(codes), rtol=2e-5)
 
 
+@pytest.mark.optimized
 def test_the_gradient_is_that_of_finite_differences_in_float64():
     codes = mixed(8) / 100
     _, gradient = value_and_grad(jnp.asarray(codes, jnp.float32), sizes=SIZES, eps=1e-8)

@@ -24,6 +24,7 @@ PAIRS = hnp.arrays(
     (2, 4, 3),
     elements=st.floats(-LIMIT, LIMIT, width=32, allow_subnormal=False),
 )
+turn = jax.jit(dihedral, static_argnums=1, static_argnames="axes")
 compare = jax.jit(equivariance_loss, static_argnames="distance")
 value_and_grad = jax.jit(
     jax.value_and_grad(equivariance_loss, argnums=(0, 1)), static_argnames="distance"
@@ -32,7 +33,7 @@ value_and_grad = jax.jit(
 
 def pair(shape=(2, 3, 4), seed=0):
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(3 * rng.normal(size=shape), jnp.float32) for _ in range(2)]
+    return [np.float32(3 * rng.normal(size=shape)) for _ in range(2)]
 
 
 def softmax(logits):
@@ -48,6 +49,7 @@ def oracle(outputs, expected, distance):
     return np.mean(np.sum(p * (np.log(p) - np.log(q)), -1))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_the_value_is_that_of_float64(distance):
     outputs, expected = pair()
@@ -70,7 +72,7 @@ def test_the_squared_gradient_pulls_both_sides_and_that_of_logits_only_the_outpu
 
 @given(PAIRS, st.sampled_from(DISTANCES))
 def test_values_and_gradients_are_finite_over_the_stated_range(pairs, distance):
-    outputs, expected = jnp.asarray(pairs)
+    outputs, expected = pairs
     value, gradients = value_and_grad(outputs, expected, distance=distance)
     # The divergence of two equal distributions is zero but for its rounding.
     assert -1e-6 <= float(value) < np.inf
@@ -81,39 +83,39 @@ def test_values_and_gradients_are_finite_over_the_stated_range(pairs, distance):
 @pytest.mark.parametrize("shape", [(3, 3), (2, 3, 5)])
 def test_each_symmetry_is_undone_by_its_inverse(element, shape):
     grid = np.arange(np.prod(shape)).reshape(shape)
-    turned = dihedral(jnp.asarray(grid), element)
-    back = dihedral(turned, dihedral_inverse(element))
+    turned = turn(grid, element)
+    back = turn(turned, dihedral_inverse(element))
     np.testing.assert_array_equal(back, grid)
     exact = np.rot90(grid[..., ::-1] if element >= 4 else grid, element % 4, (-2, -1))
     np.testing.assert_array_equal(turned, exact)
 
 
 def test_the_eight_symmetries_are_different_and_closed():
-    grid = jnp.arange(9).reshape(3, 3)
-    group = {np.asarray(dihedral(grid, e)).tobytes() for e in ELEMENTS}
+    grid = np.arange(9).reshape(3, 3)
+    group = {np.asarray(turn(grid, e)).tobytes() for e in ELEMENTS}
     assert len(group) == 8
     for one in ELEMENTS:
         for other in ELEMENTS:
-            joined = dihedral(dihedral(grid, one), other)
+            joined = turn(turn(grid, one), other)
             assert np.asarray(joined).tobytes() in group
 
 
 def test_other_axes_can_hold_the_grid():
-    images = jnp.arange(2 * 3 * 3 * 4).reshape(2, 3, 3, 4)
-    turned = dihedral(images, 1, axes=(1, 2))
+    images = np.arange(2 * 3 * 3 * 4).reshape(2, 3, 3, 4)
+    turned = turn(images, 1, axes=(1, 2))
     np.testing.assert_array_equal(turned, np.rot90(images, 1, (1, 2)))
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_a_symmetric_function_costs_nothing_and_a_lopsided_one_does(element):
-    grid = jax.random.normal(jax.random.key(0), (4, 4))
+    grid = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     shifts = [(1, 0), (-1, 0), (1, 1), (-1, 1)]
-    blur = lambda x: sum(jnp.roll(x, by, axis) for by, axis in shifts)
-    shift = lambda x: jnp.roll(x, 1, 0)
+    blur = lambda x: sum(np.roll(x, by, axis) for by, axis in shifts)
+    shift = lambda x: np.roll(x, 1, 0)
 
     def loss(function):
-        turned = function(dihedral(grid, element))
-        return float(compare(turned, dihedral(function(grid), element)))
+        turned = function(np.asarray(turn(grid, element)))
+        return float(compare(turned, turn(function(grid), element)))
 
     assert loss(blur) < 1e-12
     # Mirroring left and right commutes with a shift from top to bottom.
@@ -122,9 +124,9 @@ def test_a_symmetric_function_costs_nothing_and_a_lopsided_one_does(element):
 
 def test_pooled_features_are_equal_whatever_the_function():
     # Rotating feature maps and pooling them: the loss of seed 004 was always zero.
-    features = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6, 8)), jnp.float32)
-    pool = lambda x: jnp.mean(x, axis=(0, 1))
-    turned = dihedral(features, 1, axes=(0, 1))
+    features = np.random.default_rng(0).normal(size=(6, 6, 8)).astype(np.float32)
+    pool = lambda x: np.mean(x, axis=(0, 1))
+    turned = np.asarray(turn(features, 1, axes=(0, 1)))
     assert float(compare(pool(turned), pool(features))) < 1e-12
     assert float(compare(turned, features)) > 0.5
 
@@ -132,9 +134,11 @@ def test_pooled_features_are_equal_whatever_the_function():
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_entries_that_do_not_count_are_inert(distance):
     outputs, expected = pair((4, 3))
-    rows = jnp.array([True, False, True, True])
-    mask = rows if distance == "cross_entropy" else jnp.tile(rows[:, None], (1, 3))
-    dirty = [x.at[1].set(jnp.nan) for x in (outputs, expected)]
+    rows = np.array([True, False, True, True])
+    mask = rows if distance == "cross_entropy" else np.tile(rows[:, None], (1, 3))
+    dirty = [
+        np.where(rows[:, None], x, np.float32(np.nan)) for x in (outputs, expected)
+    ]
     value, gradients = value_and_grad(*dirty, mask=mask, distance=distance)
     kept = [x[np.array([0, 2, 3])] for x in (outputs, expected)]
     np.testing.assert_allclose(value, oracle(*kept, distance), rtol=3e-6)
@@ -145,7 +149,8 @@ def test_entries_that_do_not_count_are_inert(distance):
 
 def test_classes_that_cannot_be_are_left_out():
     outputs, expected = pair((4, 3))
-    ruled_out = [x.at[:, 0].set(-jnp.inf) for x in (outputs, expected)]
+    first = np.arange(3) == 0
+    ruled_out = [np.where(first, -np.float32(np.inf), x) for x in (outputs, expected)]
     value, gradients = value_and_grad(*ruled_out, distance="cross_entropy")
     exact = oracle(outputs[:, 1:], expected[:, 1:], "cross_entropy")
     np.testing.assert_allclose(value, exact, rtol=3e-6)
@@ -153,16 +158,16 @@ def test_classes_that_cannot_be_are_left_out():
 
 
 def test_each_leaf_of_a_tree_counts_the_same():
-    outputs = {"grid": jnp.zeros((4, 4)), "score": jnp.zeros(())}
-    expected = {"grid": jnp.ones((4, 4)), "score": jnp.full((), 3.0)}
-    assert float(equivariance_loss(outputs, expected)) == 5.0
-    mask = {"grid": jnp.ones((4, 4), jnp.bool_), "score": jnp.zeros((), jnp.bool_)}
-    assert float(equivariance_loss(outputs, expected, mask=mask)) == 0.5
+    outputs = {"grid": np.zeros((4, 4), np.float32), "score": np.float32(0.0)}
+    expected = {"grid": np.ones((4, 4), np.float32), "score": np.float32(3.0)}
+    assert float(compare(outputs, expected)) == 5.0
+    mask = {"grid": np.ones((4, 4), np.bool_), "score": np.False_}
+    assert float(compare(outputs, expected, mask=mask)) == 0.5
 
 
 def test_it_maps_over_the_group():
-    grid = jax.random.normal(jax.random.key(0), (3, 3))
-    turned = jnp.stack([dihedral(grid, element) for element in ELEMENTS])
+    grid = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    turned = np.stack([turn(grid, element) for element in ELEMENTS])
     losses = jax.jit(jax.vmap(equivariance_loss, in_axes=(0, None)))(turned, grid)
     looped = [compare(one, grid) for one in turned]
     np.testing.assert_allclose(losses, looped, rtol=1e-6)

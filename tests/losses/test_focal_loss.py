@@ -48,6 +48,7 @@ def oracle(logits, labels, gamma, link):
     return np.mean(rest**gamma * -log_p), slope / len(x)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("link", LINKS)
 @given(logits=LOGITS, labels=LABELS, gamma=st.sampled_from(GAMMAS))
 def test_value_and_gradient_match_float64(logits, labels, gamma, link):

@@ -46,6 +46,7 @@ def oracle(series, masks, decay):
     return mean, np.sqrt(variance), weights.sum()
 
 
+@pytest.mark.optimized
 @given(SERIES, hnp.arrays(np.bool_, (4, 6)), st.sampled_from([1.0, 0.9, 0.0]))
 def test_running_statistics_are_those_of_all_batches_in_float64(series, masks, decay):
     masks[-1, 0] = True  # else the discount of the last batch is not seen

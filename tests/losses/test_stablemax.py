@@ -44,6 +44,7 @@ def rounding(logits):
     return 8 * EPS * (1 + size)
 
 
+@pytest.mark.optimized
 @given(LOGITS, LABELS)
 def test_losses_and_gradients_match_float64_at_every_finite_logit(logits, labels):
     value, pull = PULL(logits, labels)
@@ -124,6 +125,7 @@ def test_probabilities_sum_to_one_and_are_in_the_order_of_the_logits(logits):
     assert np.all(np.diff(np.take_along_axis(p, order, 1), axis=1) >= 0.0)
 
 
+@pytest.mark.optimized
 @given(LOGITS)
 def test_probabilities_and_their_logarithm_match_float64(logits):
     x = np.float64(logits)

@@ -28,6 +28,7 @@ def oracle(x, target=1.0):
     return short.mean(), np.where(short > 0, slope, 0.0) / short.size
 
 
+@pytest.mark.optimized
 @given(ROWS)
 def test_value_and_gradient_match_float64(x):
     std = np.float64(x).std(0, ddof=1)

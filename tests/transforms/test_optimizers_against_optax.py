@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from compilations import compilations
+from forms import in_turn
 from helpers import bits
 
 from stabjax import transforms
@@ -55,16 +56,6 @@ CASES = {
 # Lion and narrow moments are selected in either form.
 EACH = [(case, "branch") for case in CASES]
 EACH += [("adamw", "select"), ("sgd that looks ahead", "select")]
-
-
-def in_turn(*cases):
-    """Return each case with both forms, by default with one of them in turn."""
-    marks = {True: (), False: pytest.mark.slow}
-    return [
-        pytest.param(case, form, marks=marks[index % 2 == place])
-        for index, case in enumerate(cases)
-        for place, form in enumerate(["branch", "select"])
-    ]
 
 
 def pair(case, *guards, form="branch"):
