@@ -44,7 +44,7 @@ def test_a_train_step_with_every_guard_passes(form):
 
 @pytest.mark.parametrize("name", guards_behind("optax"))
 def test_a_guarded_optimizer_passes_op_by_op(name):
-    options = {"groups": ["w"]} if name == "clip_by_group_norm" else {}
+    options = {"groups": ("w",)} if name == "clip_by_group_norm" else {}
     optimizer = stabjax.guard(optax.adamw(1e-2), quiet(name, **options))
     state = optimizer.init(START)
     assert all_finite(state)

@@ -71,6 +71,7 @@ def test_layer_norm_leaves_the_clamp_but_the_generator_still_has_no_gradient(
         assert found["fake_particles"] == found["generator_gradient"] == 0
 
 
+@pytest.mark.optimized  # where a tanh has saturated is up to the compiler
 def test_the_derivative_of_the_seeds_tanh_is_exactly_zero_in_float32(before, bundles):
     bound = bound_scores(before(score_bound="seed"))
     slope = jax.jvp(bound, (jnp.array([0.0, 300.0, 902.0, -1e7]),), (jnp.ones(4),))[1]
