@@ -167,7 +167,9 @@ def test_a_sum_that_overflows_is_the_fault_of_no_sample():
     np.testing.assert_allclose(float(gradient), 2.4e38, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["branch", "select"])
+@pytest.mark.parametrize(
+    "form", ["branch", pytest.param("select", marks=pytest.mark.slow)]
+)
 def test_the_good_samples_go_on_training_through_the_train_step(form):
     traced = []
 
