@@ -42,7 +42,7 @@ from stabjax.train_step import TrainStep, make_train_step
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "drop_bad_samples.jsonl"
 SEEDS, STEPS, BATCH, INPUTS, CLASSES, TESTED = 5, 600, 64, 16, 5, 8192
-CALLS = 10
+CALLS = 2
 
 
 class Data(NamedTuple):
@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["train", "cost"])
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=150)
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()

@@ -30,6 +30,10 @@ _DAMAGE = {
     "inf gradient": ("slope", 3e38),
 }
 KINDS = tuple(_DAMAGE)
+# What most tests do to the batch, and what is then left of it.
+DAMAGE = {3: "nan input", 5: "nan gradient"}
+GOOD = np.setdiff1d(np.arange(SIZE), list(DAMAGE))
+KEY = jax.random.key(0)
 
 
 def broken(damage):
@@ -80,3 +84,20 @@ def exact(params, batch, good):
     value = np.mean(np.sum(error**2, axis=1) + root)
     slope = 2 * error.T @ x / len(good)
     return value, np.append(slope.ravel(), np.mean(root / 2))
+
+
+def stateful(params, sample, key, *, model_state):
+    """Return the same with a running mean, which one sample loses."""
+    loss, aux = loss_fn(params, sample, key)
+    mean = 0.9 * model_state["mean"] + 0.1 * sample["label"]
+    mean = jnp.where(sample["label"] == 4, jnp.nan, mean)
+    new = {"mean": mean, "best": model_state["best"], "seen": model_state["seen"] + 1}
+    return loss, {**aux, "model_state": new}
+
+
+def differentiate(transformed, batch, params=PARAMS, key=KEY, **kwargs):
+    """Return loss, aux and gradient, compiled."""
+    grad_fn = jax.jit(jax.value_and_grad(transformed, has_aux=True, allow_int=True))
+    key = key if key is None else jax.random.clone(key)
+    (loss, aux), gradient = grad_fn(params, batch, key, **kwargs)
+    return loss, aux, gradient

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import (
     BATCH,
+    KEY,
     KINDS,
     PARAMS,
     SIZE,
     broken,
+    differentiate,
     exact,
     loss_fn,
     of_batch,
@@ -26,15 +28,6 @@ from test_host_traffic import TALKS, counted_reads
 from stabjax.health import decode
 from stabjax.loss_transforms import drop_bad_samples
 from stabjax.train_step import make_train_step
-
-KEY = jax.random.key(0)
-
-
-def differentiate(transformed, batch, params=PARAMS):
-    """Return loss, aux and gradient, compiled."""
-    grad_fn = jax.jit(jax.value_and_grad(transformed, has_aux=True))
-    (loss, aux), gradient = grad_fn(params, batch, jax.random.clone(KEY))
-    return loss, aux, gradient
 
 
 @functools.cache
@@ -167,7 +160,9 @@ def test_a_sum_that_overflows_is_the_fault_of_no_sample():
     np.testing.assert_allclose(float(gradient), 2.4e38, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["branch", "select"])
+@pytest.mark.parametrize(
+    "form", ["branch", pytest.param("select", marks=pytest.mark.slow)]
+)
 def test_the_good_samples_go_on_training_through_the_train_step(form):
     traced = []
 
