@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -289,8 +288,8 @@ def main() -> None:
     with arguments.out.open("a") as file:
         for row in rows:
             line = json.dumps(row | {"command": command} | facts())
-            file.write(line + "\n")
-            print(line, file=sys.stdout, flush=True)
+            print(line, file=file, flush=True)
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
