@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import PyTree
 
 from stabjax.core.layout import layout_of
+from stabjax.types import PyTree
 
 Trainable = PyTree | Callable[[str], bool] | None
 # Of these the result is zero if every operand is.

@@ -10,7 +10,8 @@ def recommended() -> tuple[Guard, ...]:
 
     `skip_nonfinite` refuses what is not finite and halts when that does not end;
     `skip_spikes` refuses a gradient far beyond all of late. Neither scales the gradient
-    or the updates of a healthy run, needs the loss, or a scale to be chosen.
+    or the updates of a healthy run, needs the loss, or a scale to be chosen. Add the
+    clip that you would use: after a burst of too high a learning rate it helps more.
 
     Returns:
         The guards, for ``guards=`` of a train step or ``*guards`` of `stabjax.guard`,

@@ -54,7 +54,7 @@ def zclip(
     warmup: int = 25,
     rebase_after: int = 20,
 ) -> Guard:
-    """Scale down a gradient whose norm has a z-score above ``threshold``.
+    """Scale down a gradient whose norm has a high z-score; can slow a healthy run.
 
     With ``z = (norm - mean) / deviation`` and ``z > threshold`` the gradient is
     scaled to the norm ``mean + threshold**2 * deviation / z``: the further out, the

@@ -38,7 +38,7 @@ def test_gpu_program_of_8_leaves_has_few_kernels_and_no_conditional():
     found = compiled_for("gpu", "mlp")
     assert found["adamw"]["bytes"] == pytest.approx(7.0, rel=1e-3)
     assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
-    assert found["guarded"]["kernels"] <= found[CLIP]["kernels"] + 6
+    assert found["guarded"]["kernels"] <= found[CLIP]["kernels"] + 7
     assert found["guarded"]["conditionals"] == 0
 
 

@@ -59,7 +59,8 @@ def test_the_recommended_guards_bring_a_run_back(name):
     assert isinstance(BY_NAME[name], Run)
     lines = lines_of(name, "faults", ("unguarded", "recommended"), 2)
     found = recoveries(grouped(lines))
-    for fault in ("one NaN batch", "eight NaN batches, late", "inputs x1000, one batch"):
+    faults = "one NaN batch", "eight NaN batches, late", "inputs x1000, one batch"
+    for fault in faults:
         assert found["recommended", fault, name], fault
     assert not found["unguarded", "one NaN batch", name]
     assert {line["fault"] for line in lines if "fault" in line} >= {CLEAN}

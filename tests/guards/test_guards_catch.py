@@ -45,7 +45,7 @@ def stuck(metric, value, steps=1):
 
 
 CASES = {
-    "back_off": Case({}, (BROKEN,), Alert.BACK_OFF, step=AT + 1),
+    "back_off": Case({"after": 1}, (BROKEN,), Alert.BACK_OFF, step=AT + 1),
     "clip_by_block_rms": Case({"threshold": 100.0}, (STEEP,), Alert.CLIPPED),
     "clip_by_global_norm": Case({"max_norm": 100.0}, (STEEP,), Alert.CLIPPED),
     "clip_by_group_norm": Case(
@@ -80,7 +80,7 @@ CASES = {
         step=AT + 1,
     ),
     "reduce_on_plateau": Case(
-        {"patience": 8},
+        {"patience": 8, "accumulation_size": 1},
         (Fault("frozen", "loss", when=range(AT, STEPS), value=9.0),),
         Alert.PLATEAU,
         step=AT + 5,
