@@ -68,7 +68,6 @@ class Trial(NamedTuple):
         model_state_finite: Whether the new model state is finite.
         metrics: What else the loss reports, see `measure.metrics_of`.
         unit: What the loss was multiplied by before it was differentiated, or None.
-        damaged: First parameter that was not finite before the step, or -1.
     """
 
     gradients: PyTree
@@ -80,7 +79,6 @@ class Trial(NamedTuple):
     model_state_finite: Flag | bool = True
     metrics: dict[str, Scalar] | None = None
     unit: Scalar | None = None
-    damaged: Count | int = NONE
 
 
 class Outcome(NamedTuple):
@@ -168,7 +166,6 @@ class Applier:
             metrics=trial.metrics,
             repaired=measured.repaired,
             unit=trial.unit,
-            damaged=trial.damaged,
         )
         squarable = self.finite_check == "headroom"
         judged = judging.judge(self.guards or (), core, stats, squarable=squarable)

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from stabjax.core import movement
 from stabjax.core.across import AxisName, over_shards
 from stabjax.core.haste import jit_once
 from stabjax.core.layout import is_inexact
@@ -34,25 +33,6 @@ def first_damaged(params: PyTree) -> int:
         fine = np.asarray(jit_once(_all_finite)(found)).tolist() if found else []
     bad = [index for index, good in zip(inexact, fine, strict=True) if not good]
     return bad[0] if bad else NONE
-
-
-def damaged_in_sample(params: PyTree, now: Float[Array, " sample"]) -> Count:
-    """Return the first leaf with an element that is not finite among those sampled.
-
-    Args:
-        params: The parameters.
-        now: Their sample, or the empty sample.
-
-    Returns:
-        The index of the leaf, or -1. Exact for trees of up to a thousand elements.
-    """
-    if now.shape[0] == 0:
-        return jnp.int32(NONE)
-    leaves = len(jax.tree.leaves(params))
-    leaf_of = movement.leaf_of_element(params)
-    leaf_of = np.pad(leaf_of, (0, now.size - leaf_of.size))
-    first = jnp.min(jnp.where(jnp.isfinite(now), jnp.int32(leaves), leaf_of))
-    return jnp.where(first < leaves, first, NONE)
 
 
 def first_lost(old: PyTree, new: PyTree, axis_name: AxisName = None) -> Count:

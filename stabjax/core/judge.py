@@ -38,8 +38,8 @@ class Core(NamedTuple):
         consecutive_refused: Streak of refusals.
         halted: A guard asked to halt; every later step is refused.
         rollbacks: Times the state returned to a snapshot.
-        damaged: First leaf of the parameters that was not finite when the run began,
-            or -1.
+        damaged: First leaf of the parameters that was not finite at the start, or was
+            damaged from outside; -1 for none, and once a step was applied all the same.
         update_measured: Whether an update has been measured.
         update_norm: Norm of the last applied update; zero before the first.
         update_ratio: The same over the norm of the parameters.
@@ -64,6 +64,7 @@ class Core(NamedTuple):
             self.step,
             self.applied,
             self.consecutive_refused,
+            self.damaged,
             self.update_measured,
             self.update_norm,
             self.update_ratio,
@@ -295,5 +296,8 @@ def advance(
         consecutive_refused=jnp.where(applied, 0, streak),
         halted=decision.halt,
         rollbacks=count_where(core.rollbacks, decision.roll_back),
+        # A leaf that is infinite on purpose, or that nothing reads, is to blame for
+        # nothing that comes later.
+        damaged=jnp.where(applied, -1, core.damaged),
         guards=tuple(states),
     )

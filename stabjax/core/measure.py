@@ -51,6 +51,8 @@ class Progress(NamedTuple):
         step: Attempted steps.
         applied: Applied steps.
         consecutive_refused: Streak of refusals.
+        damaged: First leaf of the parameters that was not finite before this step and
+            has let none be applied since, or -1.
         update_measured: Whether an update has been measured.
         update_norm: Norm of the last applied update.
         update_ratio: The same over the norm of the parameters.
@@ -59,6 +61,7 @@ class Progress(NamedTuple):
     step: Count
     applied: Count
     consecutive_refused: Count
+    damaged: Count
     update_measured: Flag
     update_norm: Scalar
     update_ratio: Scalar
@@ -75,7 +78,6 @@ def step_stats(
     metrics: dict[str, Scalar] | None = None,
     repaired: Count | int = 0,
     unit: Scalar | None = None,
-    damaged: Count | int = -1,
 ) -> StepStats:
     """Turn the sums of one step into the scalars that guards judge on.
 
@@ -91,7 +93,6 @@ def step_stats(
         metrics: From `metrics_of`.
         repaired: How many elements were set to zero before.
         unit: What the gradient was multiplied by; norms are divided by it.
-        damaged: First parameter that was not finite before the step, or -1.
 
     Returns:
         The statistics: scalars, and one norm per leaf.
@@ -114,9 +115,8 @@ def step_stats(
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
     finite = loss_finite & jnp.all(fine) & gradient_finite & state_finite
-    damaged = jnp.asarray(damaged, jnp.int32)
     # What was damaged before is the cause of what is not finite now.
-    blamed = ~finite & (damaged >= 0)
+    blamed = ~finite & (progress.damaged >= 0)
     return StepStats(
         loss=loss,
         components=components,
@@ -129,7 +129,7 @@ def step_stats(
         model_state_finite=state_finite,
         overflow=overflow,
         damaged_before=blamed,
-        first_bad_leaf=jnp.where(blamed, damaged, first_bad),
+        first_bad_leaf=jnp.where(blamed, progress.damaged, first_bad),
         first_bad_component=_first(~fine),
         update_measured=progress.update_measured,
         update_norm=progress.update_norm,

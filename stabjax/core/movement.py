@@ -8,7 +8,7 @@ scaling and refusal included. For trees of up to a thousand elements it is exact
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact
 from stabjax.core.sums import SMALL_UNIT, norm_of, square_in_unit
-from stabjax.types import Scalar
+from stabjax.types import Count, Scalar
 
 SAMPLE_SIZE = 4096
 # Smaller trees are sampled more densely, down to all of a thousand elements.
@@ -70,39 +70,58 @@ def is_spread(params: PyTree) -> bool:
     )
 
 
-def movement(
-    params: PyTree, before: Float[Array, " sample"]
-) -> tuple[Float[Array, " sample"], Scalar, Scalar]:
+class Movement(NamedTuple):
+    """What became of the parameters in the last step, from their sample.
+
+    Attributes:
+        sample: The sample now.
+        norm: Norm of the last update [parameter]; zero where nothing is sampled.
+        ratio: The same over the norm of the parameters [dimensionless].
+        damaged: First leaf with an element that was finite and no longer is, or -1. No
+            step does that. Exact for trees of up to a thousand elements.
+    """
+
+    sample: Float[Array, " sample"]
+    norm: Scalar
+    ratio: Scalar
+    damaged: Count
+
+
+def movement(params: PyTree, before: Float[Array, " sample"]) -> Movement:
     """Estimate the norm of the last update and its ratio to the parameters.
 
     ``norm**2 ~ sum_leaves size / sampled * sum_sampled (new - old)**2``; exact where
-    every element is sampled.
+    every element is sampled. What is not finite, on purpose or not, counts as zero.
 
     Args:
         params: The parameters now.
         before: Their sample before the last update, or the empty sample.
 
     Returns:
-        The sample now, the norm [parameter], and the norm over that of the
-        parameters [dimensionless]. Both are zero where nothing is sampled.
+        What was found.
     """
     if before.shape[0] == 0:
-        return before, jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        zero = jnp.zeros((), jnp.float32)
+        return Movement(before, zero, zero, jnp.int32(-1))
     now = sample(params)
-    represented = _elements_represented(params)
-    weights = jnp.asarray(np.pad(represented, (0, now.size - represented.size)))
+    weights = _elements_represented(params)
+    weights = np.pad(weights, (0, now.size - weights.size))
+    leaf_of = _leaf_of_element(params)
+    # One more for "none was lost".
+    leaf_of = np.pad(leaf_of, (0, now.size + 1 - leaf_of.size), constant_values=-1)
     rows = jnp.stack([now - before, now])
-    norm, size = _root_of_sum(rows, weights[None, :])
-    return now, norm, norm / jnp.maximum(size, jnp.float32(1e-30))
-
-
-def _root_of_sum(rows: Array, weights: Array) -> Array:
+    rows = jnp.where(jnp.isfinite(rows), rows, 0.0)
     # In both units: an update so large that its square overflows is the largest spike.
     plain, small = (
-        jnp.sum(square_in_unit(rows, unit) * weights, axis=1)
+        jnp.sum(square_in_unit(rows, unit) * weights[None, :], axis=1)
         for unit in (1.0, SMALL_UNIT)
     )
-    return norm_of(plain, small)
+    norm, whole = norm_of(plain, small)
+    ratio = norm / jnp.maximum(whole, jnp.float32(1e-30))
+    lost = jnp.isfinite(before) & ~jnp.isfinite(now)
+    places = jnp.arange(now.size, dtype=jnp.int32)
+    first = jnp.min(jnp.where(lost, places, jnp.int32(now.size)))
+    return Movement(now, norm, ratio, jnp.asarray(leaf_of)[first])
 
 
 def _strided(params: PyTree) -> list[tuple[Any, tuple[int, ...]]]:
@@ -132,7 +151,7 @@ def _elements_represented(params: PyTree) -> np.ndarray:
     return np.repeat(np.asarray(shares, np.float32), sampled)
 
 
-def leaf_of_element(params: PyTree) -> np.ndarray:
+def _leaf_of_element(params: PyTree) -> np.ndarray:
     """Return for each sampled element the index of its leaf, int32."""
     leaves: list[Any] = jax.tree.leaves(params)
     places = [i for i, leaf in enumerate(leaves) if is_inexact(leaf) and leaf.size]

@@ -24,7 +24,7 @@ from stabjax.core.apply import (
     fresh_state,
     settled_state,
 )
-from stabjax.core.blame import becomes_nonfinite, damaged_in_sample, first_damaged
+from stabjax.core.blame import becomes_nonfinite, first_damaged
 from stabjax.core.elementwise import select
 from stabjax.core.frozen import Trainable, only_frozen, trained
 from stabjax.core.given import check_params, check_trained
@@ -107,12 +107,12 @@ class GuardedStep:
         return _on_the_mesh_of(params, state)
 
     def _damaged(self, params: Params) -> int:
-        """Return the first damaged leaf, and say so: no batch is to blame."""
+        """Return the first leaf that is not finite, and say so: it may be meant."""
         leaf = first_damaged(params)
         if leaf >= 0:
             _LOGGER.warning(
-                "make_train_step: the parameters given to init are not finite: %s. "
-                "Steps will be refused; restore a sound checkpoint.",
+                "make_train_step: the parameters given to init are not finite: %s. If "
+                "that is not meant, restore a sound checkpoint: steps will be refused.",
                 layout_of(params).leaves[leaf],
             )
         return leaf
@@ -192,12 +192,12 @@ class GuardedStep:
         gradients: PyTree,
         unit: Scalar | None,
     ) -> tuple[TrainState, Row]:
-        sampled, update_norm, ratio = movement.movement(state.params, state.sample)
+        moves = movement.movement(state.params, state.sample)
         moved = (core.consecutive_refused == 0) & (core.applied > 0)
-        moved &= sampled.shape[0] > 0
-        core = core.with_movement(update_norm, ratio, moved)
-        seen = damaged_in_sample(state.params, sampled)
-        damaged = jnp.where(core.damaged >= 0, core.damaged, seen)
+        moved &= moves.sample.shape[0] > 0
+        core = core.with_movement(moves.norm, moves.ratio, moved)
+        damaged = jnp.where(core.damaged >= 0, core.damaged, moves.damaged)
+        core = core._replace(damaged=damaged)
         applier = self._applier(state)
         metrics = metrics_of(aux)
         if frozen := only_frozen(gradients, applier.trained):
@@ -213,7 +213,6 @@ class GuardedStep:
             model_state_finite=~becomes_nonfinite(state.model_state, new_model_state),
             metrics=metrics,
             unit=unit,
-            damaged=damaged,
         )
         outcome = applier(trial, core)
         model_state = select(outcome.applied, new_model_state, state.model_state)
@@ -222,7 +221,7 @@ class GuardedStep:
             opt_state=outcome.inner,
             model_state=model_state,
             core=pack(outcome.core, by_place=self.form == "branch"),
-            sample=sampled,
+            sample=moves.sample,
         )
         after = self._roll_back(after, outcome)
         after = self._reset_moments(after, outcome)

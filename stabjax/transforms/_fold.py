@@ -167,7 +167,6 @@ class _Folded:
             inner=state.inner_state[0],
             extra={},
             model_state_finite=self._rates_finite(state.inner_state[1:]),
-            damaged=state.core.damaged,
         )
         return applier(trial, state.core)
 

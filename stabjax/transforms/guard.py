@@ -274,7 +274,6 @@ class _Guarded:
             {},
             core.progress(),
             repaired=repaired,
-            damaged=core.damaged,
         )
         return stats, updates
 

@@ -54,6 +54,24 @@ def test_a_leaf_damaged_from_outside_later_is_named_too():
     assert "damaged_before" in health.names_of(row["alerts"])
 
 
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_mask_that_is_infinite_on_purpose_is_to_blame_for_nothing(form):
+    def loss(params, batch, key):
+        scores = jax.lax.stop_gradient(params["mask"]) + params["w"]
+        fit, aux = squared_error({"w": jax.nn.softmax(scores), "b": 0.0}, batch, key)
+        return fit, aux
+
+    start = {"mask": jnp.array([0.0, 0.0, 0.0, -jnp.inf]), "w": jnp.zeros(4)}
+    batches = regression(6)
+    batches[3]["x"][0, 0] = np.nan
+    _, _, rows = trained(
+        loss, optax.adam(1e-2), guards.recommended(), start, batches, form=form
+    )
+    assert [row["step"] for row in rows if not row["accepted"]] == [3]
+    assert "damaged_before" not in health.names_of(rows[3]["alerts"])
+    assert np.isfinite([row["update_norm"] for row in rows[1:]]).all()
+
+
 def test_a_bad_batch_damages_nothing_before_it():
     batches = regression(2)
     batches[1]["x"][0, 0] = np.nan
