@@ -82,6 +82,7 @@ def make_train_step(
     finite_check: FiniteCheck | None = None,
     form: Form | None = None,
     sample_updates: bool = True,
+    measure_parameters: bool = False,
     trainable: Trainable = None,
     axis_name: AxisName = None,
 ) -> TrainStep:
@@ -115,6 +116,8 @@ def make_train_step(
             form there took 36 CPU seconds for 200 tiny leaves, this 12).
         sample_updates: Measure the update norm, see `stabjax.core.movement`.
             Switched off by itself where parameters are sharded.
+        measure_parameters: Also measure the norm of all parameters before the step, as
+            the metric ``parameter_norm``; reads them once more.
         trainable: Which leaves the optimizer moves: a tree of booleans, or a function
             of a leaf's path. The gradients of the others count in nothing, and their
             norm is the metric ``frozen_grad_norm``. None: those whose update the
@@ -165,6 +168,7 @@ def make_train_step(
         finite_check=finite_check,
         form=form or ("branch" if jax.default_backend() == "cpu" else "select"),
         sample_updates=sample_updates,
+        measure_parameters=measure_parameters,
         trainable=trainable,
         axis_name=axis_name,
     )

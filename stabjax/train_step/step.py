@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from stabjax.core import judge as judging
 from stabjax.core import movement
-from stabjax.core.across import AxisName, shapes_inside
+from stabjax.core.across import AxisName, over_shards, shapes_inside
 from stabjax.core.apply import (
     Applier,
     FiniteCheck,
@@ -42,6 +42,7 @@ from stabjax.types import Alert, Aux, Batch, Guard, LossFn, Params, Scalar
 _LOGGER = logging.getLogger("stabjax")
 # The norm of the gradients of leaves that the optimizer never moves.
 FROZEN_NORM = "frozen_grad_norm"
+PARAMETER_NORM = "parameter_norm"
 # After these the state is not taken for a good one.
 _SPIKES = Alert.LOSS_SPIKE | Alert.GRADIENT_SPIKE | Alert.UPDATE_SPIKE
 # What to write for a model that was handed over with its functions.
@@ -63,6 +64,7 @@ class GuardedStep:
     finite_check: FiniteCheck | None
     form: Form
     sample_updates: bool
+    measure_parameters: bool = False
     trainable: Trainable = None
     axis_name: AxisName = None
 
@@ -91,8 +93,9 @@ class GuardedStep:
         aux = self._aux_shapes(params, batch, model_state, core)
         measured = self.sample_updates and not movement.is_spread(params)
         measured &= self.axis_name is None
-        if not all(self._trained(params, opt_state)):
-            aux = {**aux, FROZEN_NORM: jax.ShapeDtypeStruct((), jnp.float32)}
+        moves = self._trained(params, opt_state)
+        ours = jax.eval_shape(lambda: self._own_metrics(params, params, moves))
+        aux = _beside(aux, ours)
         sampled = movement.sample(params) if measured else movement.empty_sample()
         snapshot = None
         if self.snapshot_every is not None:
@@ -199,9 +202,8 @@ class GuardedStep:
         damaged = jnp.where(core.damaged >= 0, core.damaged, moves.damaged)
         core = core._replace(damaged=damaged)
         applier = self._applier(state)
-        metrics = metrics_of(aux)
-        if frozen := only_frozen(gradients, applier.trained):
-            metrics[FROZEN_NORM] = jnp.sqrt(jnp.sum(sums_of_squares(frozen)))
+        ours = self._own_metrics(state.params, gradients, applier.trained)
+        metrics = _beside(metrics_of(aux), ours)
         new_model_state = aux.get("model_state")
         trial = Trial(
             gradients=gradients,
@@ -233,6 +235,19 @@ class GuardedStep:
             by_place=self.form == "branch",
         )
         return after._replace(telemetry=telemetry), Row(floats, ints)
+
+    def _own_metrics(
+        self, params: Params, gradients: PyTree, moves: tuple[bool, ...] | None
+    ) -> dict[str, Scalar]:
+        """Return what is measured beside the gradient that counts."""
+        found = {}
+        if frozen := only_frozen(gradients, moves):
+            found[FROZEN_NORM] = jnp.sqrt(jnp.sum(sums_of_squares(frozen)))
+        if self.measure_parameters:
+            sums = sums_of_squares(params)
+            sums = over_shards(sums, jax.tree.leaves(params), self.axis_name)
+            found[PARAMETER_NORM] = jnp.sqrt(jnp.sum(sums))
+        return found
 
     def _applier(self, state: TrainState) -> Applier:
         check = self.finite_check
@@ -293,6 +308,12 @@ class GuardedStep:
         if self.form == "select":
             return select(condition, new, old)
         return jax.lax.cond(condition, lambda n, _: n, lambda _, o: o, new, old)
+
+
+def _beside(aux: Aux, ours: dict[str, Any]) -> dict[str, Any]:
+    """Return both; a metric of the loss that has one of our names is ``aux/<name>``."""
+    named = {f"aux/{name}" if name in ours else name: aux[name] for name in aux}
+    return {**named, **ours}
 
 
 def _on_the_mesh_of(params: Params, state: TrainState) -> TrainState:

@@ -150,3 +150,15 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are():
     state = train.init(PARAMS, None)
     with pytest.raises(ValueError, match="Did you mean 'accuracy'"):
         jax.eval_shape(train.step, state, None, KEY)
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_the_norm_of_the_parameters_is_measured_on_request(form):
+    names = ("parameter_norm",)
+    schema, rows = rows_with(names, form=form, measure_parameters=True)
+    np.testing.assert_allclose(rows[0]["parameter_norm"], 5**0.5, rtol=1e-6)
+    assert rows[1]["parameter_norm"] < 5**0.5
+    assert rows[0]["aux/parameter_norm"] == values_of(names)["parameter_norm"]
+    assert len(set(schema.floats)) == len(schema.floats)
+    _, rows = rows_with((), form=form)
+    assert "parameter_norm" not in rows[0]
