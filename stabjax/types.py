@@ -131,8 +131,12 @@ class StepStats:
     Attributes:
         loss: The total loss, float32.
         components: Named components, ``raw/<name>`` and ``weighted/<name>``.
-        grad_norm: Global l2 norm of the gradient before any clipping.
-        leaf_norms: The same per leaf, in the order of ``layout.leaves``.
+        grad_norm: Global l2 norm of the gradient before any clipping; the largest
+            float32 if it is larger.
+        norm_in_unit: The same over ``norm_unit``; what a bound is to be divided by.
+        norm_unit: 1; of a norm above 2**112, whose reciprocal is no good, 2**49. The
+            gradient is divided by it before it is scaled.
+        leaf_norms: Norm of each leaf, in the order of ``layout.leaves``.
         finite: Loss, every component, every gradient element and the new model
             state are finite.
         loss_finite: The total loss is finite.
@@ -152,7 +156,9 @@ class StepStats:
         step: Attempted steps before this one.
         applied: Steps applied before this one.
         consecutive_refused: Length of the streak of refusals just before this step.
-        repaired: Gradient elements that were not finite and were set to zero.
+        nonfinite_elements: Gradient elements that were not finite; above 2**24 of
+            one leaf rounded.
+        repaired: How many of them were set to zero.
         metrics: Every other scalar that the loss reports, float32; may be NaN.
         layout: Static names and sizes of the leaves.
     """
@@ -160,6 +166,8 @@ class StepStats:
     loss: Scalar
     components: dict[str, Scalar]
     grad_norm: Scalar
+    norm_in_unit: Scalar
+    norm_unit: Scalar
     leaf_norms: Float[Array, " leaves"]
     finite: Flag
     loss_finite: Flag
@@ -176,6 +184,7 @@ class StepStats:
     step: Count
     applied: Count
     consecutive_refused: Count
+    nonfinite_elements: Count
     repaired: Count
     metrics: dict[str, Scalar]
     layout: Layout = dataclasses.field(metadata={"static": True})

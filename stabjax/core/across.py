@@ -49,10 +49,7 @@ def over_shards(
 def sums_over_shards(sums: Sums, gradients: PyTree, axis_name: AxisName) -> Sums:
     """Return the sums of squares of the whole leaves; see `over_shards`."""
     leaves = jax.tree.leaves(gradients)
-    return Sums(
-        over_shards(sums.plain, leaves, axis_name),
-        None if sums.small is None else over_shards(sums.small, leaves, axis_name),
-    )
+    return Sums(*(over_shards(part, leaves, axis_name) for part in sums))
 
 
 def shapes_inside(

@@ -21,6 +21,7 @@ from stabjax.core.across import AxisName, sums_over_shards
 from stabjax.core.blame import NONE, lost_parameter
 from stabjax.core.elementwise import (
     apart,
+    clip_leaves,
     divided,
     nonfinite_elements,
     repair,
@@ -171,7 +172,7 @@ class Applier:
         judged = judging.judge(self.guards or (), core, stats, squarable=squarable)
         return judged, stats
 
-    def _update(self, trial: Trial, decision: Verdict):
+    def _update(self, trial: Trial, decision: Verdict, norm_unit: Scalar):
         """Run the inner optimizer; return new params, new state, and what it loses.
 
         That is -1 for nothing, or the first parameter, see `blame.lost_parameter`.
@@ -181,7 +182,7 @@ class Applier:
             scale = divided(scale, trial.unit)
         # Repaired here once more: what is kept from measuring would be one more tree.
         gradients = repair(trial.gradients) if self._repairs else trial.gradients
-        gradients = scale_leaves(gradients, scale)
+        gradients = clip_leaves(gradients, scale, norm_unit)
         updates, inner = self.optimizer.update(
             gradients, trial.inner, trial.params, **trial.extra
         )
@@ -220,7 +221,7 @@ class Applier:
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
         layout, measured = layout_of(trial.gradients), self._measured(trial)
         judged, stats = self._judge(trial, layout, core, measured)
-        params, inner, lost = self._update(trial, judged.decision)
+        params, inner, lost = self._update(trial, judged.decision, stats.norm_unit)
         applied = judged.decision.accept & (lost < 0)
         params = select(applied, params, trial.params)
         inner = select(applied, inner, trial.inner)
@@ -243,7 +244,7 @@ class Applier:
             return self._judge(scalars, layout, core, measured)
 
         # Judged once for the shapes alone; nothing reads the values, so XLA drops it.
-        first = whole or Measured(Sums(plain, plain), jnp.zeros((), jnp.int32))
+        first = whole or Measured(Sums(plain, plain, plain), jnp.zeros((), jnp.int32))
         shapes = judge(scalars, packed, first)
         nothing = jnp.int32(NONE)
 
@@ -259,10 +260,10 @@ class Applier:
         def apply(seen, lost, params, inner):
             del lost
             now = trial._replace(params=params, inner=inner)
-            decision = unpack(seen, shapes)[0].decision
-            scale = apart(decision.gradient_scale)
-            decision = decision._replace(gradient_scale=scale)
-            new_params, new_inner, lost = self._update(now, decision)
+            judged, stats = unpack(seen, shapes)
+            scale = apart(judged.decision.gradient_scale)
+            decision = judged.decision._replace(gradient_scale=scale)
+            new_params, new_inner, lost = self._update(now, decision, stats.norm_unit)
             if self.finite_check == "outcome":
                 new_params = select(lost < 0, new_params, params)
                 new_inner = select(lost < 0, new_inner, inner)

@@ -17,7 +17,39 @@ def select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
+def clip_leaves(
+    gradients: PyTree, scale: Scalar | GroupScale, norm_unit: Scalar
+) -> PyTree:
+    """Multiply the gradients by the scale of a verdict.
+
+    Args:
+        gradients: The gradients, as they were measured.
+        scale: The factor, relative to the gradient in `unit_of`.
+        norm_unit: Of `StepStats`.
+    """
+    return scale_leaves(gradients, scale, unit_of(scale, norm_unit))
+
+
+def unit_of(scale: Scalar | GroupScale, norm_unit: Scalar) -> Scalar:
+    """Return what gradients are divided by before they are multiplied by ``scale``.
+
+    The unit in which the norm was measured, where all of them are clipped: the product
+    of both factors may be below the range of float32. Factors of groups are relative
+    to the gradient itself, since most groups may be small.
+
+    Args:
+        scale: Of a verdict.
+        norm_unit: Of `StepStats`.
+    """
+    one = jnp.ones((), jnp.float32)
+    if isinstance(scale, GroupScale):
+        return one
+    return jnp.where(scale < 1.0, norm_unit, one)
+
+
+def scale_leaves(
+    tree: PyTree, scale: Scalar | GroupScale, unit: Scalar | None = None
+) -> PyTree:
     """Multiply every floating-point leaf by one factor, or by that of its group.
 
     The product is taken in float32 at least and returned in the leaf's dtype.
@@ -25,6 +57,7 @@ def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
     Args:
         tree: Any tree of arrays.
         scale: One factor, or one per group of leaves.
+        unit: What the leaves are first divided by, exact power of two. None: nothing.
 
     Returns:
         The scaled tree.
@@ -35,15 +68,17 @@ def scale_leaves(tree: PyTree, scale: Scalar | GroupScale) -> PyTree:
     else:
         factors = (scale,) * len(leaves)
     scaled = [
-        _times(leaf, factor) if is_inexact(leaf) else leaf
+        _times(leaf, factor, unit) if is_inexact(leaf) else leaf
         for leaf, factor in zip(leaves, factors, strict=True)
     ]
     return jax.tree.unflatten(structure, scaled)
 
 
-def _times(leaf: jax.Array, factor: Scalar) -> jax.Array:
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    return (leaf.astype(wide) * factor.astype(wide)).astype(leaf.dtype)
+def _times(leaf: jax.Array, factor: Scalar, unit: Scalar | None) -> jax.Array:
+    wide = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    if unit is not None:
+        wide *= (1.0 / unit).astype(wide.dtype)
+    return (wide * factor.astype(wide.dtype)).astype(leaf.dtype)
 
 
 def apart(scale: Scalar | GroupScale) -> Scalar | GroupScale:

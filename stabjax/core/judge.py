@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax.core.elementwise import unit_of
 from stabjax.core.headroom import LARGEST_SQUARABLE
 from stabjax.core.measure import Progress, group_norms
 from stabjax.core.running import count_where
@@ -23,9 +24,6 @@ from stabjax.types import (
     Verdict,
     verdict,
 )
-
-# Beyond this norm float32 cannot hold both the norm and its reciprocal.
-LARGEST_NORM = 2.0**120
 
 
 class Core(NamedTuple):
@@ -191,8 +189,7 @@ def judge(
         rings.append(opinion.alerts)
         decision = combine_verdicts(decision, opinion)
     decision = _waived(decision, stats)
-    if squarable:
-        decision = _refuse_unsquarable(decision, stats)
+    decision = _refuse_too_large(decision, stats, squarable=squarable)
     halt = decision.halt | core.halted
     # What has halted moves no more, not even back.
     back = decision.roll_back & ~halt
@@ -212,18 +209,10 @@ def judge(
     return Judged(tuple(states), decision, tuple(rings))
 
 
-def _holds(stats: StepStats) -> Flag:
-    in_range = stats.gradient_finite & (stats.grad_norm <= LARGEST_NORM)
-    return stats.finite & in_range
-
-
 def _finite_contract(stats: StepStats) -> Verdict:
-    # Too large to be scaled: float32 holds no reciprocal of such a norm.
-    too_large = stats.gradient_finite & ~(stats.grad_norm <= LARGEST_NORM)
     return verdict(
-        accept=_holds(stats),
-        alerts=Alert.GRADIENT_RANGE.when(too_large)
-        | Alert.NONFINITE_LOSS.when(~stats.loss_finite)
+        accept=stats.finite,
+        alerts=Alert.NONFINITE_LOSS.when(~stats.loss_finite)
         | Alert.NONFINITE_COMPONENT.when(~stats.components_finite)
         | Alert.NONFINITE_GRADIENT.when(~stats.gradient_finite)
         | Alert.NONFINITE_STATE.when(~stats.model_state_finite)
@@ -233,16 +222,20 @@ def _finite_contract(stats: StepStats) -> Verdict:
 
 
 def _waived(decision: Verdict, stats: StepStats) -> Verdict:
-    waived = decision.waive & ~_holds(stats)
+    waived = decision.waive & ~stats.finite
     return decision._replace(
         accept=decision.accept | waived,
         alerts=decision.alerts | Alert.ACCEPTED_NONFINITE.when(waived),
     )
 
 
-def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
+def _refuse_too_large(
+    decision: Verdict, stats: StepStats, *, squarable: bool
+) -> Verdict:
     scale = decision.gradient_scale
     # The norm of all, or of a group, is no smaller than that of any leaf in it.
+    # Only a clip of all brings a larger one back, see `elementwise.unit_of`.
+    plain = stats.norm_unit == 1.0
     if isinstance(scale, GroupScale):
         norms = group_norms(stats.leaf_norms, scale.group_of_leaf, len(scale.factors))
         if scale.many:
@@ -252,9 +245,11 @@ def _refuse_unsquarable(decision: Verdict, stats: StepStats) -> Verdict:
             pairs = zip(scale.factors, norms, strict=True)
             fits = [factor * norm <= LARGEST_SQUARABLE for factor, norm in pairs]
             fine = functools.reduce(jnp.logical_and, fits)
+        fine &= plain
     else:
-        fine = scale * stats.grad_norm <= LARGEST_SQUARABLE
-    fine |= decision.waive
+        norm = stats.norm_in_unit * (stats.norm_unit / unit_of(scale, stats.norm_unit))
+        fine = scale * norm <= LARGEST_SQUARABLE
+    fine |= decision.waive if squarable else decision.waive | plain
     too_large = stats.gradient_finite & ~fine
     return decision._replace(
         accept=decision.accept & fine,

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from stabjax.core.elementwise import saturating_sum
 from stabjax.core.sums import SMALL_UNIT, Sums, norm_of, square_in_unit
 from stabjax.types import Aux, Count, Flag, Layout, Scalar, StepStats
+
+# A larger norm is scaled in a unit in which it is between 2**63 and 2**94: float32
+# holds the reciprocal of that, and a small bound times it.
+LARGEST_PLAIN_NORM = 2.0**112
+LARGE_UNIT = 2.0**49
 
 
 def components_of(aux: Aux) -> dict[str, Scalar]:
@@ -85,7 +91,7 @@ def step_stats(
 
     Args:
         layout: Names and sizes of the leaves of the gradient.
-        sums: What `sums_in_both_units` or `sums_of_squares` measured.
+        sums: What was measured of each leaf.
         loss: Total loss.
         components: From `components_of`.
         progress: Counters before this step.
@@ -98,19 +104,19 @@ def step_stats(
         The statistics: scalars, and one norm per leaf.
     """
     loss = in_float32(loss)
-    plain, small = sums
-    leaf_norms = jnp.sqrt(plain)
-    leaf_finite = jnp.isfinite(plain)
-    if small is not None:
-        leaf_norms = jnp.where(leaf_finite, leaf_norms, jnp.sqrt(small) / SMALL_UNIT)
-        leaf_finite |= jnp.isinf(plain) & jnp.isfinite(small)
-    total, huge, first_bad = _over_leaves(plain, small, leaf_norms, leaf_finite)
+    plain, small, counts = sums
+    leaf_finite = jnp.isfinite(plain) | (jnp.isinf(plain) & jnp.isfinite(small))
+    total, huge, nonfinite, first_bad = _over_leaves(plain, small, counts, leaf_finite)
     gradient_finite = first_bad < 0
     # The sum over leaves can overflow although no leaf does.
     overflow = gradient_finite & jnp.isinf(total)
-    grad_norm = norm_of(total, huge)
+    beyond = gradient_finite & (huge > (LARGEST_PLAIN_NORM * SMALL_UNIT) ** 2)
+    norm_unit = jnp.where(beyond, jnp.float32(LARGE_UNIT), 1.0)
+    in_unit, leaf_norms = norm_of(total, huge, norm_unit), norm_of(plain, small)
     if unit is not None:
-        grad_norm, leaf_norms = grad_norm / unit, leaf_norms / unit
+        in_unit, leaf_norms = in_unit / unit, leaf_norms / unit
+    grad_norm = jnp.minimum(in_unit * norm_unit, jnp.finfo(jnp.float32).max)
+    repaired = jnp.asarray(repaired, jnp.int32)
     fine = _finite_flags(components)
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
@@ -121,6 +127,8 @@ def step_stats(
         loss=loss,
         components=components,
         grad_norm=jnp.where(gradient_finite, grad_norm, np.float32(np.nan)),
+        norm_in_unit=jnp.where(gradient_finite, in_unit, np.float32(np.nan)),
+        norm_unit=norm_unit,
         leaf_norms=leaf_norms,
         finite=finite,
         loss_finite=loss_finite,
@@ -137,27 +145,36 @@ def step_stats(
         step=progress.step,
         applied=progress.applied,
         consecutive_refused=progress.consecutive_refused,
-        repaired=jnp.asarray(repaired, jnp.int32),
+        nonfinite_elements=saturating_sum(_whole(nonfinite), repaired),
+        repaired=repaired,
         metrics=metrics or {},
         layout=layout,
     )
 
 
 def _over_leaves(
-    plain: Array, small: Array | None, leaf_norms: Array, leaf_finite: Array
-) -> tuple[Scalar, Scalar, Count]:
-    """Reduce over the leaves at once: both sums, and the first bad leaf or -1."""
+    plain: Array, small: Array, counts: Array, leaf_finite: Array
+) -> tuple[Scalar, Scalar, Scalar, Count]:
+    """Reduce over the leaves at once: the sums, and the first bad leaf or -1."""
     leaves = plain.shape[0]
-    if small is None:
-        small = square_in_unit(leaf_norms, SMALL_UNIT)
     places = jnp.arange(leaves, dtype=jnp.int32)
-    total, huge, first = jax.lax.reduce(
-        (plain, small, jnp.where(leaf_finite, leaves, places)),
-        (jnp.float32(0), jnp.float32(0), jnp.int32(leaves)),
-        lambda x, y: (x[0] + y[0], x[1] + y[1], jnp.minimum(x[2], y[2])),
+    *sums, first = jax.lax.reduce(
+        (plain, small, counts, jnp.where(leaf_finite, leaves, places)),
+        (*(jnp.float32(0),) * 3, jnp.int32(leaves)),
+        lambda x, y: (
+            *(a + b for a, b in zip(x[:3], y[:3], strict=True)),
+            jnp.minimum(x[3], y[3]),
+        ),
         (0,),
     )
-    return total, huge, jnp.where(first < leaves, first, -1)
+    return *sums, jnp.where(first < leaves, first, -1)
+
+
+def _whole(count: Scalar) -> Count:
+    """Return a count as int32; the largest where it is more."""
+    fits = count < 2.0**31
+    number = jnp.where(fits, count, 0.0).astype(jnp.int32)
+    return jnp.where(fits, number, jnp.iinfo(jnp.int32).max)
 
 
 def group_norms(

@@ -109,19 +109,19 @@ def movement(params: PyTree, before: Float[Array, " sample"]) -> Movement:
     leaf_of = _leaf_of_element(params)
     # One more for "none was lost".
     leaf_of = np.pad(leaf_of, (0, now.size + 1 - leaf_of.size), constant_values=-1)
-    rows = jnp.stack([now - before, now])
-    rows = jnp.where(jnp.isfinite(rows), rows, 0.0)
-    # In both units: an update so large that its square overflows is the largest spike.
-    plain, small = (
-        jnp.sum(square_in_unit(rows, unit) * weights[None, :], axis=1)
-        for unit in (1.0, SMALL_UNIT)
-    )
-    norm, whole = norm_of(plain, small)
+    norm, whole = _norm(now - before, weights), _norm(now, weights)
     ratio = norm / jnp.maximum(whole, jnp.float32(1e-30))
     lost = jnp.isfinite(before) & ~jnp.isfinite(now)
     places = jnp.arange(now.size, dtype=jnp.int32)
     first = jnp.min(jnp.where(lost, places, jnp.int32(now.size)))
     return Movement(now, norm, ratio, jnp.asarray(leaf_of)[first])
+
+
+def _norm(sampled: Array, weights: np.ndarray) -> Scalar:
+    finite = jnp.where(jnp.isfinite(sampled), sampled, 0.0)
+    # In both units: an update so large that its square overflows is the largest spike.
+    sums = (jnp.sum(square_in_unit(finite, u) * weights) for u in (1.0, SMALL_UNIT))
+    return norm_of(*sums)
 
 
 def _strided(params: PyTree) -> list[tuple[Any, tuple[int, ...]]]:

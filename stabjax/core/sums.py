@@ -8,6 +8,7 @@ both in one read. XLA on CPU would read twice, so there the second is computed o
 when the first is infinite.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +17,14 @@ from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.elementwise import saturating_sum
 from stabjax.core.layout import is_inexact
-from stabjax.types import Count
+from stabjax.types import Count, Scalar
 
 # (3.4e38 * 2**-80)**2 = 8e28, so ten billion largest elements still sum in range.
 SMALL_UNIT = 2.0**-80
 # Leaves up to this size are stacked by shape, which makes one reduction of many.
 STACK_LIMIT = 8192
 # Elements that a rare second pass takes at a time.
-_BLOCK = 2**16
+_BLOCK = 2**12
 
 
 class Sums(NamedTuple):
@@ -31,12 +32,14 @@ class Sums(NamedTuple):
 
     Attributes:
         plain: In unit one; infinite where it overflows.
-        small: Of the gradient times `SMALL_UNIT`, or None where it was not taken;
-            then a leaf whose plain sum is infinite counts as non-finite.
+        small: Of the gradient times `SMALL_UNIT`.
+        nonfinite: How many elements are not finite. In float32, so that it crosses
+            devices together with the others: above 2**24 it is rounded.
     """
 
     plain: Float[Array, " leaves"]
-    small: Float[Array, " leaves"] | None
+    small: Float[Array, " leaves"]
+    nonfinite: Float[Array, " leaves"]
 
 
 class Measured(NamedTuple):
@@ -48,7 +51,7 @@ class Measured(NamedTuple):
     """
 
     sums: Sums
-    repaired: Count | int = 0
+    repaired: Count
 
 
 def sums_of_squares(gradients: PyTree, unit: float = 1.0) -> Float[Array, " leaves"]:
@@ -68,7 +71,9 @@ def sums_of_squares(gradients: PyTree, unit: float = 1.0) -> Float[Array, " leav
 
 
 def sums_in_both_units(gradients: PyTree, *, spread: bool) -> Sums:
-    """Take both sums of squares in one read, with few kernels.
+    """Take both sums of squares, and count what is not finite, with few kernels.
+
+    In one read on a GPU or TPU. What is not used of it XLA does not compute.
 
     Small leaves of equal shape and dtype share one reduction, so that two thousand
     tiny tensors do not become two thousand kernels.
@@ -76,11 +81,11 @@ def sums_in_both_units(gradients: PyTree, *, spread: bool) -> Sums:
     Args:
         gradients: Any tree of arrays.
         spread: The leaves are sharded. Then the sums are plain reductions, which
-            XLA joins into one all-reduce; else they are taken pairwise, which
+            XLA joins into one all-reduce; else they are taken together, which
             saves a kernel per large leaf.
 
     Returns:
-        Both sums of each leaf.
+        Both sums and the count of each leaf.
     """
     leaves = jax.tree.leaves(gradients)
     sums: dict[int, tuple[Array, ...]] = {}
@@ -91,16 +96,16 @@ def sums_in_both_units(gradients: PyTree, *, spread: bool) -> Sums:
         alike.setdefault(group, []).append(index)
     for members in alike.values():
         if len(members) < 4:
-            sums |= {i: _both_sums(leaves[i], spread) for i in members}
+            sums |= {i: _sums_of_one(leaves[i], spread) for i in members}
         else:
             rows = jnp.stack([leaves[i].reshape(-1) for i in members])
-            plain, small = _sums(rows, (1.0, SMALL_UNIT), 1)
-            sums |= {i: (plain[row], small[row]) for row, i in enumerate(members)}
+            found = _sums(rows, (1.0, SMALL_UNIT), 1)
+            sums |= {i: tuple(s[row] for s in found) for row, i in enumerate(members)}
     if not leaves:
         empty = jnp.zeros((0,), jnp.float32)
-        return Sums(empty, empty)
-    plain, small = zip(*(sums[index] for index in range(len(leaves))), strict=True)
-    return Sums(jnp.stack(plain), jnp.stack(small))
+        return Sums(empty, empty, empty)
+    columns = zip(*(sums[index] for index in range(len(leaves))), strict=True)
+    return Sums(*(jnp.stack(column) for column in columns))
 
 
 def _squares(leaf: Array, units: tuple[float, ...]) -> list[Array]:
@@ -133,47 +138,50 @@ def square_in_unit(x: Float[Array, "..."], unit: float) -> Float[Array, "..."]:
 
 
 def norm_of(
-    plain: Float[Array, "..."], small: Float[Array, "..."]
+    plain: Float[Array, "..."], small: Float[Array, "..."], unit: Scalar | float = 1.0
 ) -> Float[Array, "..."]:
     """Return the root of sums of squares that are given in both units.
 
     Args:
         plain: The sums in unit one; infinite where they overflow.
         small: The same of everything times `SMALL_UNIT`.
+        unit: What the roots are returned in, a power of two in [1, 2**80].
 
     Returns:
-        The roots, same shape, without overflow up to 3e38.
+        The roots over ``unit``, same shape, without overflow up to 3e38.
     """
     root = jnp.sqrt(plain)
-    return jnp.where(jnp.isinf(root), jnp.sqrt(small) / SMALL_UNIT, root)
+    huge = jnp.sqrt(small) * (1.0 / SMALL_UNIT / unit)
+    return jnp.where(jnp.isinf(root), huge, root / unit)
 
 
 def _sums(leaf: Array, units: tuple[float, ...], axis: int | None) -> tuple[Array, ...]:
+    """Return a sum of squares per unit, and the number of non-finite elements."""
     if not is_inexact(leaf):
-        return tuple(jnp.zeros((), jnp.float32) for _ in units)
-    squares = _squares(leaf, units)
-    return tuple(jnp.sum(x, axis=axis).astype(jnp.float32) for x in squares)
+        return tuple(jnp.zeros((), jnp.float32) for _ in (*units, None))
+    sums = [jnp.sum(x, axis=axis).astype(jnp.float32) for x in _squares(leaf, units)]
+    return *sums, jnp.sum(~jnp.isfinite(leaf), axis=axis, dtype=jnp.float32)
 
 
-def _both_sums(leaf: Array, spread: bool) -> tuple[Array, ...]:
+def _sums_of_one(leaf: Array, spread: bool) -> tuple[Array, ...]:
     units = (1.0, SMALL_UNIT)
     if spread or leaf.size <= STACK_LIMIT or not is_inexact(leaf):
         return _sums(leaf, units, None)
-    # XLA on CPU adds up a pair one element after the other, which stops at 2**24.
+    # XLA on CPU adds up a tuple one element after the other, which stops at 2**24.
     return jax.lax.platform_dependent(
-        leaf, cpu=lambda x: _sums(x, units, None), default=_paired_sums
+        leaf, cpu=lambda x: _sums(x, units, None), default=_joint_sums
     )
 
 
-def _paired_sums(leaf: Array) -> tuple[Array, ...]:
-    # XLA takes a large sum in two stages; a pair shares the second one as well.
+def _joint_sums(leaf: Array) -> tuple[Array, ...]:
+    # XLA takes a large sum in two stages; a tuple shares the second one as well.
     plain, small = (x.astype(jnp.float32) for x in _squares(leaf, (1.0, SMALL_UNIT)))
     zero = jnp.zeros((), jnp.float32)
     return tuple(
         jax.lax.reduce(
-            (plain, small),
-            (zero, zero),
-            lambda x, y: (x[0] + y[0], x[1] + y[1]),
+            (plain, small, (~jnp.isfinite(leaf)).astype(jnp.float32)),
+            (zero, zero, zero),
+            lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)),
             tuple(range(leaf.ndim)),
         )
     )
@@ -184,8 +192,8 @@ def remeasured(
 ) -> Measured:
     """Complete the sums in one unit by a second pass, where they call for one.
 
-    An infinite sum may be the overflow of a finite leaf; and if a guard repairs, what
-    is not finite is left out of the sums and counted.
+    An infinite sum may be the overflow of a finite leaf. What is not finite is counted
+    and, if a guard repairs, left out of the sums.
 
     Args:
         gradients: Any tree of arrays.
@@ -195,50 +203,47 @@ def remeasured(
     Returns:
         Both sums, and the count.
     """
-    none = jnp.zeros((), jnp.int32)
+    if plain.shape[0] == 0:
+        return Measured(Sums(plain, plain, plain), jnp.zeros((), jnp.int32))
 
     def as_they_are() -> Measured:
         # No sum is infinite here: the same number in the other unit.
         small = square_in_unit(jnp.sqrt(plain), SMALL_UNIT)
-        return Measured(Sums(plain, small), none)
+        none = jnp.zeros((), jnp.int32)
+        return Measured(Sums(plain, small, jnp.zeros_like(plain)), none)
 
-    def in_small_unit() -> Measured:
-        return Measured(Sums(plain, sums_of_squares(gradients, SMALL_UNIT)), none)
+    def by_blocks() -> Measured:
+        found = [_of_blocks(leaf, repairs) for leaf in jax.tree.leaves(gradients)]
+        kept, small, counts = (jnp.stack(part) for part in zip(*found, strict=True))
+        if repairs:
+            repaired = functools.reduce(saturating_sum, counts)
+            return Measured(Sums(kept, small, jnp.zeros_like(plain)), repaired)
+        nonfinite = counts.astype(jnp.float32)
+        return Measured(Sums(kept, small, nonfinite), jnp.zeros((), jnp.int32))
 
-    if repairs:
-        bad = jnp.any(~jnp.isfinite(plain))
-        return jax.lax.cond(bad, lambda: _repaired_sums(gradients), as_they_are)
-    ambiguous = jnp.any(jnp.isinf(plain))
-    return jax.lax.cond(ambiguous, in_small_unit, as_they_are)
-
-
-def _repaired_sums(gradients: PyTree) -> Measured:
-    """Take both sums of the finite elements, and count the others, block by block."""
-    sums, repaired = [jnp.zeros((2, 0), jnp.float32)], jnp.zeros((), jnp.int32)
-    for leaf in jax.tree.leaves(gradients):
-        found, bad = _sums_of_blocks(leaf)
-        sums.append(found[:, None])
-        repaired = saturating_sum(repaired, bad)
-    return Measured(Sums(*jnp.concatenate(sums, axis=1)), repaired)
+    bad = jnp.any(~jnp.isfinite(plain))
+    return jax.lax.cond(bad, by_blocks, as_they_are)
 
 
-def _sums_of_blocks(leaf: Array) -> tuple[Float[Array, "2"], Count]:
-    # In one piece, XLA on CPU would write out the repaired leaf and read it again.
+def _of_blocks(leaf: Array, repairs: bool) -> tuple[Array, ...]:
+    """Return both sums, and how many elements are not finite, block by block."""
+    # In one piece, XLA on CPU would write out what it adds up and read it again.
+    zero = jnp.zeros((), jnp.float32)
     if not is_inexact(leaf):
-        return jnp.zeros((2,), jnp.float32), jnp.zeros((), jnp.int32)
+        return zero, zero, jnp.zeros((), jnp.int32)
     flat = leaf.reshape(-1)
     blocks, rest = divmod(flat.size, _BLOCK)
 
-    def sums(block: Array) -> tuple[Array, Count]:
+    def found(block: Array) -> tuple[Array, ...]:
         fine = jnp.isfinite(block)
-        kept = jnp.where(fine, block, jnp.zeros((), block.dtype))
-        both = jnp.stack(_sums(kept, (1.0, SMALL_UNIT), None))
-        return both, jnp.sum(~fine, dtype=jnp.int32)
+        kept = jnp.where(fine, block, jnp.zeros((), block.dtype)) if repairs else block
+        plain, small = _squares(kept, (1.0, SMALL_UNIT))
+        bad = jnp.sum(~fine, dtype=jnp.int32)
+        return *(jnp.sum(x).astype(jnp.float32) for x in (plain, small)), bad
 
-    def add(index: Array, total: tuple[Array, Count]) -> tuple[Array, Count]:
+    def add(index: Array, total: tuple[Array, ...]) -> tuple[Array, ...]:
         block = jax.lax.dynamic_slice_in_dim(flat, index * _BLOCK, _BLOCK)
-        both, bad = sums(block)
-        return total[0] + both, total[1] + bad
+        return jax.tree.map(jnp.add, total, found(block))
 
-    total = sums(flat[flat.size - rest :])
+    total = found(flat[flat.size - rest :])
     return jax.lax.fori_loop(0, blocks, add, total) if blocks else total

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from stabjax.core.elementwise import unit_of
 from stabjax.core.running import (
     count_where,
     running_geometric_mean,
@@ -48,7 +49,8 @@ def clip_by_global_norm(max_norm: float | Scalar = 1.0) -> Guard:
     ``g * min(1, max_norm / norm(g))`` with the norm of all leaves together, in
     float32 whatever their dtype. Unlike `optax.clip_by_global_norm` it multiplies
     by one scalar (which XLA fuses), does not turn a gradient whose sum of squares
-    overflows into zeros, and keeps statistics of the norm before clipping.
+    overflows into zeros, and keeps statistics of the norm before clipping. Any finite
+    gradient is clipped, also one whose norm float32 does not hold.
 
     Args:
         max_norm: Largest norm [gradient], in (0, inf).
@@ -82,8 +84,9 @@ def clip_by_global_norm(max_norm: float | Scalar = 1.0) -> Guard:
     ) -> tuple[ClipByGlobalNormState, Verdict]:
         norm = stats.grad_norm
         clipped = jnp.isfinite(norm) & (norm > max_norm)
-        ratio = jnp.where(clipped, max_norm / jnp.maximum(norm, max_norm), 1.0)
-        state = state._replace(clip_ratio=ratio)
+        over = jnp.maximum(stats.norm_in_unit, max_norm)
+        ratio = jnp.where(clipped, max_norm / over, 1.0)
+        state = state._replace(clip_ratio=ratio / unit_of(ratio, stats.norm_unit))
         return state, verdict(
             accept=valid, gradient_scale=ratio, alerts=Alert.CLIPPED.when(clipped)
         )

@@ -198,7 +198,8 @@ def skip_spikes(
             alerts |= Alert.REBASED.when(lasting)
             if signal == "gradient_norm":
                 excess = seen.values[index] - state.center[index] - seen.let_in[index]
-                scale = jnp.where(let_in, jnp.exp(-excess), scale)
+                ratio = jnp.minimum(jnp.exp(-excess) * stats.norm_unit, 1.0)
+                scale = jnp.where(let_in, ratio, scale)
         return state, verdict(accept=accept, gradient_scale=scale, alerts=alerts)
 
     def learn(

@@ -40,7 +40,7 @@ def update_ratio_band(
     tends to come before a spike of the loss; far less means that nothing is learned.
     The ratio is that of the last applied update: it is known one step late, and
     judged once. A train step measures it; behind `stabjax.transforms.guard`, for
-    sharded parameters, or with ``sample_updates=False`` it is NaN and nothing fires.
+    sharded parameters, or with ``sample_updates=False`` nothing is measured or fires.
 
     With ``action="scale"`` an update above the band multiplies the scale of those to
     come by ``high / ratio`` once the patience is exhausted; while the ratio is in

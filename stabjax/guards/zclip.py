@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from stabjax.core.elementwise import unit_of
 from stabjax.core.running import count_where, running_mean
 from stabjax.guards import check
 from stabjax.types import (
@@ -112,13 +113,12 @@ def zclip(
         clipped, rebased, bound = read(state, stats)
         # Far out the factor would be flushed to zero, a step that is none.
         ratio = jnp.maximum(
-            bound / jnp.maximum(stats.grad_norm, bound), jnp.float32(_SMALLEST_RATIO)
+            bound / jnp.maximum(stats.norm_in_unit, bound), jnp.float32(_SMALLEST_RATIO)
         )
         ratio = jnp.where(clipped, ratio, jnp.float32(1.0))
         alerts = Alert.CLIPPED.when(clipped) | Alert.REBASED.when(rebased)
-        return state._replace(clip_ratio=ratio), verdict(
-            gradient_scale=ratio, alerts=alerts
-        )
+        state = state._replace(clip_ratio=ratio / unit_of(ratio, stats.norm_unit))
+        return state, verdict(gradient_scale=ratio, alerts=alerts)
 
     def read(state: ZclipState, stats: StepStats) -> tuple[Flag, Flag, Scalar]:
         """Return whether to clip, whether to start anew, and the norm to clip to."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from stabjax.core.apply import Outcome
+from stabjax.core.elementwise import unit_of
 from stabjax.core.layout import layout_of
 from stabjax.core.packing import joined
 from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
@@ -127,12 +128,13 @@ def _columns(outcome, guards, counts) -> tuple[tuple[Array, ...], tuple[Array, .
     """Return the columns in the order that `init_telemetry` names them."""
     stats, decision, core = outcome.stats, outcome.decision, outcome.core
     scale = decision.gradient_scale
+    smallest = scale.smallest() if isinstance(scale, GroupScale) else scale
     common = (
         stats.loss,
         stats.grad_norm,
         stats.update_norm,
         stats.update_ratio,
-        scale.smallest() if isinstance(scale, GroupScale) else scale,
+        smallest / unit_of(scale, stats.norm_unit),
         decision.update_scale,
     )
     whole = (
@@ -144,6 +146,7 @@ def _columns(outcome, guards, counts) -> tuple[tuple[Array, ...], tuple[Array, .
         decision.alerts,
         stats.first_bad_leaf,
         stats.first_bad_component,
+        stats.nonfinite_elements,
         core.halted,
         core.rollbacks,
         stats.update_measured,

@@ -24,6 +24,7 @@ INTS = (
     "alerts",
     "first_bad_leaf",
     "first_bad_component",
+    "nonfinite_elements",
     "halted",
     "rollbacks",
     "update_measured",

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core.apply import Form, Outcome, Trial
-from stabjax.core.elementwise import repair, scale_leaves, select
+from stabjax.core.elementwise import clip_leaves, repair, scale_leaves, select
 from stabjax.core.headroom import holds_squares
 from stabjax.core.layout import is_inexact
 from stabjax.guards.given import Guards
@@ -180,7 +180,8 @@ class _Folded:
     def _as_judged(self, gradients: PyTree, outcome: Outcome) -> PyTree:
         if any(given.repairs for given in self.guards):
             gradients = repair(gradients)
-        return scale_leaves(gradients, outcome.decision.gradient_scale)
+        scale = outcome.decision.gradient_scale
+        return clip_leaves(gradients, scale, outcome.stats.norm_unit)
 
 
 def _kept_updates(updates: PyTree, outcome: Outcome) -> PyTree:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.elementwise import scale_leaves
 from stabjax.core.running import count_where
-from stabjax.core.sums import SMALL_UNIT, sums_in_both_units
+from stabjax.core.sums import norm_of, sums_in_both_units
 from stabjax.guards import check
 from stabjax.types import Count, GroupScale, Scalar
 
@@ -88,10 +88,6 @@ def clip_update_by_rms(max_rms: float = 1.0) -> optax.GradientTransformation:
 
 def _rms(tree: PyTree) -> Float[Array, " leaves"]:
     """Return the root mean square of each leaf, without overflow."""
-    plain, small = sums_in_both_units(tree, spread=True)
-    assert small is not None
-    norms = jnp.where(
-        jnp.isfinite(plain), jnp.sqrt(plain), jnp.sqrt(small) / SMALL_UNIT
-    )
+    plain, small, _ = sums_in_both_units(tree, spread=True)
     sizes = [max(leaf.size, 1) for leaf in jax.tree.leaves(tree)]
-    return norms / jnp.sqrt(jnp.asarray(sizes, jnp.float32))
+    return norm_of(plain, small) / jnp.sqrt(jnp.asarray(sizes, jnp.float32))

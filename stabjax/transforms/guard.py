@@ -13,7 +13,13 @@ from stabjax.core import judge as judging
 from stabjax.core.across import AxisName, sums_over_shards
 from stabjax.core.apply import FiniteCheck, settled, settled_state
 from stabjax.core.blame import NONE, first_damaged, lost_parameter
-from stabjax.core.elementwise import nonfinite_elements, repair, scale_leaves, select
+from stabjax.core.elementwise import (
+    clip_leaves,
+    nonfinite_elements,
+    repair,
+    scale_leaves,
+    select,
+)
 from stabjax.core.frozen import Trainable, trained, without_frozen
 from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import layout_of
@@ -238,7 +244,7 @@ class _Guarded:
             _require_headroom(self.inner, state.inner_state, updates)
         judged = judging.judge(self.guards, state.core, stats, squarable=squarable)
         decision = judged.decision
-        scaled = scale_leaves(updates, decision.gradient_scale)
+        scaled = clip_leaves(updates, decision.gradient_scale, stats.norm_unit)
         proposed, inner_state = self.inner.update(
             scaled, state.inner_state, params, **extra_args
         )
@@ -291,7 +297,7 @@ class _Guarded:
     def _norm(self, updates: PyTree) -> Scalar:
         sums = sums_in_both_units(updates, spread=True)
         whole = sums_over_shards(sums, updates, self.axis_name)
-        return norm_of(*(jnp.sum(part) for part in whole if part is not None))
+        return norm_of(jnp.sum(whole.plain), jnp.sum(whole.small))
 
     def _kept(
         self,

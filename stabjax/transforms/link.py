@@ -8,7 +8,7 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
-from stabjax.core.elementwise import scale_leaves, select
+from stabjax.core.elementwise import clip_leaves, scale_leaves, select
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import sums_in_both_units
@@ -22,7 +22,8 @@ def link(one: Guard) -> optax.GradientTransformationExtraArgs:
 
     A gradient that is not finite passes as it is: to refuse it is up to what stands
     behind in the chain, or around it, and zeros would hide it from both. Where the
-    bound of the guard is itself not valid, the update is zero.
+    bound of the guard is itself not valid, or a norm above 2**112 is not clipped, the
+    update is zero, and counts as refused.
 
     Args:
         one: A guard that clips or scales.
@@ -55,15 +56,16 @@ def link(one: Guard) -> optax.GradientTransformationExtraArgs:
         )
         judged = judging.judge([one], state.core, stats, squarable=False)
         _, opinion = one.judge(state.core.guards[0], stats)
-        scaled = scale_leaves(updates, opinion.gradient_scale)
-        scaled = scale_leaves(scaled, opinion.update_scale)
         # Nothing is learned from what is not finite, and it is counted as refused.
         applied = judged.decision.accept
+        scaled = clip_leaves(updates, opinion.gradient_scale, stats.norm_unit)
+        scaled = scale_leaves(scaled, opinion.update_scale)
         core = judging.advance(state.core, [one], judged, stats, applied)
         zeros = jax.tree.map(jnp.zeros_like, updates)
         after = after_step(
             state, state.inner_state, core, judged.decision, stats, applied
         )
-        return select(opinion.accept, scaled, zeros), after
+        passes = opinion.accept & (applied | ~stats.finite)
+        return select(passes, scaled, zeros), after
 
     return optax.GradientTransformationExtraArgs(init, update)

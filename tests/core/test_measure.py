@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from stabjax.core.judge import init_core
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
-from stabjax.core.sums import sums_in_both_units, sums_of_squares
+from stabjax.core.sums import Sums, sums_in_both_units, sums_of_squares
 from stabjax.train_step import make_train_step
-from stabjax.types import Alert
+from stabjax.types import Alert, Layout
 
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 HUGE = {
@@ -127,6 +127,23 @@ def test_overflow_is_told_apart_from_inf_and_nan_in_a_whole_step(applied):
         assert row["first_bad_leaf"] == 1
         assert row["alerts"] == int(Alert.NONFINITE_GRADIENT)
         assert row["accepted"] == 0
+
+
+def test_elements_that_are_not_finite_are_counted_over_all_leaves(applied):
+    for value in (1.0, HUGE[applied.dtype][1]):
+        assert applied(b=value)["nonfinite_elements"] == 0
+    assert applied(b=np.nan)["nonfinite_elements"] == 16
+    assert (
+        applied(a=np.inf, b=HUGE[applied.dtype][1], c=np.nan)["nonfinite_elements"]
+        == 32
+    )
+
+
+def test_more_elements_than_int32_counts_are_the_largest_int32():
+    sums = Sums(*(jnp.asarray([np.nan, np.nan]) for _ in range(2)), jnp.full(2, 2e9))
+    layout = Layout(("a", "b"), (2, 2))
+    stats = step_stats(layout, sums, jnp.float32(1), {}, init_core(()).progress())
+    assert stats.nonfinite_elements == 2**31 - 1
 
 
 def test_a_leaf_that_only_overflows_is_not_blamed_for_another(applied):

@@ -283,7 +283,8 @@ def test_integer_leaves_stay_as_they_are_and_the_others_train_as_without(form):
         core = train.guard_states(state)
         assert (core.applied, core.refused) == (2, 1)
         ends.append(state.params)
-    assert bits(ends[0]["w"]) == bits(ends[1]["w"])
+    # Another tree is another program, which may round otherwise.
+    np.testing.assert_allclose(ends[0]["w"], ends[1]["w"], rtol=1e-6)
     for name in ("seen", "mask", "seed"):
         assert bits(ends[1][name]) == bits(COUNTED[name])
 

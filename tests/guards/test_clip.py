@@ -5,11 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import judge_series
+from helpers import judge_series, rows_of
 
+from stabjax import make_train_step, transforms
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import group_norms
-from stabjax.guards import clip_by_global_norm, clip_by_group_norm
+from stabjax.guards import (
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_group_norm,
+    zclip,
+)
 from stabjax.transforms import guard
 from stabjax.types import Alert
 
@@ -43,6 +49,55 @@ def test_the_clipped_vector_is_right_at_every_size(dtype, group):
             np.abs(np.asarray(ours["w"], np.float64) - exact) <= ULPS[dtype] * unit
         )
         assert np.all(np.asarray(ours["w"]) > 0)
+
+
+# A norm of which float32 holds no reciprocal, or which it does not hold at all.
+@pytest.mark.parametrize("max_norm", [1.0, 1e-3])
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("face", ["guard", "link", "branch", "select"])
+def test_any_finite_gradient_is_clipped_to_the_bound(face, size, max_norm):
+    params = {"w": jnp.zeros(size)}
+    apply = _applied_by(face, max_norm, params)
+    for value in (1e30, 1e34, 1e36, 3e38):
+        moved, row = apply({"w": jnp.full((size,), value)})
+        np.testing.assert_allclose(np.linalg.norm(moved), max_norm, rtol=1e-5)
+        if row is not None:
+            exact = min(value * size**0.5, float(jnp.finfo(jnp.float32).max))
+            np.testing.assert_allclose(row["grad_norm"], exact, rtol=1e-5)
+            assert row["gradient_scale"] <= 1.01 * max_norm / exact
+            assert row["alerts"] & int(Alert.CLIPPED)
+
+
+def _applied_by(face, max_norm, params):
+    """Return ``gradient -> (update, telemetry or None)`` of SGD at rate 1."""
+    clip = clip_by_global_norm(max_norm)
+    if face in ("guard", "link"):
+        made = {
+            "guard": lambda: guard(optax.identity(), clip),
+            "link": lambda: transforms.clip_by_global_norm(max_norm),
+        }[face]()
+        update = jax.jit(made.update)
+        return lambda g: (np.asarray(update(g, made.init(params))[0]["w"]), None)
+    loss = lambda p, b, k: (jnp.sum(p["w"] * b), {})
+    train = make_train_step(loss, optax.sgd(1.0), guards=[clip], form=face)
+
+    def apply(gradient):
+        state = train.init(params, gradient["w"])
+        state, _ = train.step(state, gradient["w"], jax.random.key(0))
+        return -np.asarray(state.params["w"]), rows_of(state)[-1]
+
+    return apply
+
+
+@pytest.mark.parametrize("clip", [clip_by_group_norm(), zclip(), clip_by_block_rms()])
+def test_what_nothing_brings_back_into_range_is_refused_and_says_so(clip):
+    for optimizer in (optax.sgd(1.0), optax.adam(1.0)):
+        guarded = guard(optimizer, clip)
+        gradient = {"w": jnp.full((4,), 1e38)}
+        update, state = jax.jit(guarded.update)(gradient, guarded.init(gradient))
+        assert not np.any(update["w"])
+        assert state.alerts & int(Alert.GRADIENT_RANGE)
+        assert state.refused_step == 0
 
 
 def test_the_norm_after_clipping_is_the_bound_over_all_leaves():

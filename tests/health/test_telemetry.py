@@ -62,6 +62,7 @@ def test_every_column_of_a_known_step_has_its_value(train):
         "alerts": int(Alert.CLIPPED | Alert.PLATEAU),
         "first_bad_leaf": -1,
         "first_bad_component": -1,
+        "nonfinite_elements": 0,
         "halted": 0,
         "rollbacks": 0,
         "loss": 2 * fit,
