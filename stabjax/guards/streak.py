@@ -12,7 +12,7 @@ ON_EXHAUSTED: tuple[str, ...] = ("halt", "roll_back", "accept")
 
 # Every second step refused is trouble although no streak forms; two of five are not.
 MAX_SHARE = 0.45
-SHARE_WINDOW = 100
+SHARE_WINDOW = 150
 
 
 class Refusal(NamedTuple):

@@ -87,9 +87,9 @@ def test_train_states_and_optimizers_of_flax_raise():
 
 
 def test_every_second_step_bad_ends_although_no_streak_forms():
-    norm = np.where(np.arange(1200) % 2, 1.0, np.nan)
+    norm = np.where(np.arange(2000) % 2, 1.0, np.nan)
     halt = judge_series(guards.skip_nonfinite(), grad_norm=norm).halt
-    assert 100 < np.argmax(halt) < 300
+    assert 100 < np.argmax(halt) < 400
     ladder = judge_series(guards.escalate(), grad_norm=norm)
     assert np.argmax(ladder.roll_back) > 100
     assert ladder.halt.any()
