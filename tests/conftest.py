@@ -1,4 +1,4 @@
-"""Strict settings for every test: shapes checked, ranks and keys guarded."""
+"""Strict settings for every test: shapes checked, ranks and random keys guarded."""
 
 import os
 
@@ -21,7 +21,6 @@ import pytest
 jaxtyping.install_import_hook("stabjax", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
 # Compiled programs are kept, for the other worker and the next run, however small they
 # are: most of the suite's time is XLA.
 jax.config.update(
@@ -29,6 +28,8 @@ jax.config.update(
     os.environ.get("STABJAX_TEST_CACHE", "/tmp/stabjax-test-cache"),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+WITH_KEYS = {"loss_transforms", "losses", "models", "run"}
 
 # XLA compiles inside the first example, so wall-clock deadlines mean nothing.
 hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=25)
@@ -52,6 +53,13 @@ def pytest_runtest_setup(item):
     from haste import compile_in_haste
 
     compile_in_haste(item.get_closest_marker("optimized") is None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys_are_used_once(request):
+    """Watch over random keys where there are some: each call in Python takes longer."""
+    with jax.debug_key_reuse(bool(WITH_KEYS & set(request.path.parts))):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
