@@ -137,14 +137,17 @@ class StepStats:
         norm_unit: 1; of a norm above 2**112, whose reciprocal is no good, 2**49. The
             gradient is divided by it before it is scaled.
         leaf_norms: Norm of each leaf, in the order of ``layout.leaves``.
-        finite: Loss, every component, every gradient element and the new model
-            state are finite.
+        finite: Loss, every component, every gradient element, the new model state and
+            the optimizer state before the step are finite.
         loss_finite: The total loss is finite.
         components_finite: Every named component is finite.
         gradient_finite: Every gradient element is finite.
         model_state_finite: No finite element of the model state would be lost.
         overflow: The gradient is finite but its sum of squares is not.
-        damaged_before: The step is not finite, and parameters were not before it.
+        moments_finite: The optimizer state was finite before the step; looked at where
+            it would otherwise go unnoticed, with ``finite_check="headroom"``.
+        damaged_before: The step is not finite because parameters, or the optimizer
+            state, were not before it.
         first_bad_leaf: Index of the first leaf with a non-finite element, of the
             parameters if they were damaged before and else of the gradient, or -1.
         first_bad_component: The same among the sorted component names, or -1.
@@ -175,6 +178,7 @@ class StepStats:
     gradient_finite: Flag
     model_state_finite: Flag
     overflow: Flag
+    moments_finite: Flag
     damaged_before: Flag
     first_bad_leaf: Count
     first_bad_component: Count
@@ -259,8 +263,8 @@ class Verdict(NamedTuple):
         roll_back: Return to the last good snapshot.
         halt: Refuse this and every later step until the caller restores.
         waive: Apply the step although it is not finite (optax compatibility).
-        reset_moments: Start the inner optimizer anew after this step, counters and
-            schedules included; from a guard that ``resets_moments``.
+        reset_moments: Start the moments of the inner optimizer anew after this step,
+            with the counters beside them; from a guard that ``resets_moments``.
         alerts: Bits of `Alert`.
     """
 

@@ -265,6 +265,7 @@ def stats_of(core=None, **given):
         gradient_finite=jnp.isfinite(norm),
         model_state_finite=jnp.ones((), jnp.bool_),
         overflow=jnp.zeros((), jnp.bool_),
+        moments_finite=jnp.ones((), jnp.bool_),
         damaged_before=jnp.zeros((), jnp.bool_),
         first_bad_leaf=jnp.where(jnp.isfinite(norm), minus, 0),
         first_bad_component=minus,

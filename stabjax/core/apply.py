@@ -69,6 +69,7 @@ class Trial(NamedTuple):
         model_state_finite: Whether the new model state is finite.
         metrics: What else the loss reports, see `measure.metrics_of`.
         unit: What the loss was multiplied by before it was differentiated, or None.
+        moments_finite: Whether the optimizer state is finite before the step.
     """
 
     gradients: PyTree
@@ -80,6 +81,7 @@ class Trial(NamedTuple):
     model_state_finite: Flag | bool = True
     metrics: dict[str, Scalar] | None = None
     unit: Scalar | None = None
+    moments_finite: Flag | bool = True
 
 
 class Outcome(NamedTuple):
@@ -167,6 +169,7 @@ class Applier:
             metrics=trial.metrics,
             repaired=measured.repaired,
             unit=trial.unit,
+            moments_finite=trial.moments_finite,
         )
         squarable = self.finite_check == "headroom"
         judged = judging.judge(self.guards or (), core, stats, squarable=squarable)
@@ -326,9 +329,22 @@ def settled(
 def fresh_state(
     optimizer: optax.GradientTransformation, params: Params, like: PyTree
 ) -> PyTree:
-    """Return the first state of an optimizer, in the dtypes of ``like``."""
-    fresh = optimizer.init(params)
+    """Return a state with the first moments of an optimizer, in the dtypes of ``like``.
+
+    What only counts, as a schedule does, and injected hyperparameters stay as they are.
+    """
+    fresh = _renewed(optimizer.init(params), like)
     return jax.tree.map(lambda new, old: new.astype(old.dtype), fresh, like)
+
+
+def _renewed(new: PyTree, old: PyTree) -> PyTree:
+    if not any(is_inexact(leaf) for leaf in jax.tree.leaves(new)):
+        return old
+    if hasattr(new, "hyperparams") and hasattr(new, "inner_state"):
+        return old._replace(inner_state=_renewed(new.inner_state, old.inner_state))
+    if isinstance(new, tuple) and not hasattr(new, "_fields"):
+        return tuple(_renewed(n, o) for n, o in zip(new, old, strict=True))
+    return new
 
 
 def settled_state(

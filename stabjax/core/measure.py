@@ -84,6 +84,7 @@ def step_stats(
     metrics: dict[str, Scalar] | None = None,
     repaired: Count | int = 0,
     unit: Scalar | None = None,
+    moments_finite: Flag | bool = True,
 ) -> StepStats:
     """Turn the sums of one step into the scalars that guards judge on.
 
@@ -99,6 +100,7 @@ def step_stats(
         metrics: From `metrics_of`.
         repaired: How many elements were set to zero before.
         unit: What the gradient was multiplied by; norms are divided by it.
+        moments_finite: Whether the optimizer state is finite before the step.
 
     Returns:
         The statistics: scalars, and one norm per leaf.
@@ -120,6 +122,7 @@ def step_stats(
     fine = _finite_flags(components)
     loss_finite = jnp.isfinite(loss)
     state_finite = jnp.asarray(model_state_finite, jnp.bool_)
+    moments_finite = jnp.asarray(moments_finite, jnp.bool_)
     finite = loss_finite & jnp.all(fine) & gradient_finite & state_finite
     # What was damaged before is the cause of what is not finite now.
     blamed = ~finite & (progress.damaged >= 0)
@@ -130,13 +133,14 @@ def step_stats(
         norm_in_unit=jnp.where(gradient_finite, in_unit, np.float32(np.nan)),
         norm_unit=norm_unit,
         leaf_norms=leaf_norms,
-        finite=finite,
+        finite=finite & moments_finite,
         loss_finite=loss_finite,
         components_finite=jnp.all(fine),
         gradient_finite=gradient_finite,
         model_state_finite=state_finite,
         overflow=overflow,
-        damaged_before=blamed,
+        moments_finite=moments_finite,
+        damaged_before=blamed | ~moments_finite,
         first_bad_leaf=jnp.where(blamed, progress.damaged, first_bad),
         first_bad_component=_first(~fine),
         update_measured=progress.update_measured,

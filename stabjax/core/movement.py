@@ -18,37 +18,46 @@ from jaxtyping import Array, Float, PyTree
 
 from stabjax.core.layout import is_inexact
 from stabjax.core.sums import SMALL_UNIT, norm_of, square_in_unit
-from stabjax.types import Count, Scalar
+from stabjax.types import Count, Flag, Scalar
 
 SAMPLE_SIZE = 4096
 # Smaller trees are sampled more densely, down to all of a thousand elements.
 _SMALLEST_SAMPLE = 1024
 _SHARE = 64
+# Of the optimizer state one element each of so many leaves is looked at.
+_WATCHED = 16
 
 
-def sample(params: PyTree) -> Float[Array, " sample"]:
+def sample(params: PyTree, moments: PyTree = ()) -> Float[Array, " sample"]:
     """Return evenly spread rows of each leaf, real parts in float32.
 
     Rows, because their elements lie together in memory.
 
     Args:
         params: Any tree of arrays.
+        moments: State of the optimizer.
 
     Returns:
-        At most about `SAMPLE_SIZE` elements plus one per leaf. A single leaf's end with
-        a zero that stands for no element.
+        At most about `SAMPLE_SIZE` elements plus one per leaf, then an element each of
+        some leaves of ``moments``: enough to see that it was filled with what is not
+        finite. A single leaf's end with a zero that stands for no element.
     """
     parts = [
-        jnp.real(jax.lax.slice(leaf, [0] * leaf.ndim, leaf.shape, strides))
-        .astype(jnp.float32)
-        .reshape(-1)
+        _flat(jax.lax.slice(leaf, [0] * leaf.ndim, leaf.shape, strides))
         for leaf, strides in _strided(params)
     ]
+    watched = [x for x in jax.tree.leaves(moments) if is_inexact(x) and x.size]
+    for leaf in watched[:: max(1, -(-len(watched) // _WATCHED))]:
+        parts.append(_flat(jax.lax.slice(leaf, [0] * leaf.ndim, [1] * leaf.ndim)))
     if len(parts) == 1:
         # XLA on CPU keeps a leaf alive that is only sliced, and copies it for the loop
         # of the branch form; not one whose slice is joined with something.
         parts.append(jnp.zeros((1,), jnp.float32))
     return jnp.concatenate(parts) if parts else jnp.zeros((0,), jnp.float32)
+
+
+def _flat(part: Array) -> Array:
+    return jnp.real(part).astype(jnp.float32).reshape(-1)
 
 
 def empty_sample() -> Float[Array, " 0"]:
@@ -79,15 +88,19 @@ class Movement(NamedTuple):
         ratio: The same over the norm of the parameters [dimensionless].
         damaged: First leaf with an element that was finite and no longer is, or -1. No
             step does that. Exact for trees of up to a thousand elements.
+        moments_finite: Every element of the optimizer state that was looked at is.
     """
 
     sample: Float[Array, " sample"]
     norm: Scalar
     ratio: Scalar
     damaged: Count
+    moments_finite: Flag
 
 
-def movement(params: PyTree, before: Float[Array, " sample"]) -> Movement:
+def movement(
+    params: PyTree, before: Float[Array, " sample"], moments: PyTree = ()
+) -> Movement:
     """Estimate the norm of the last update and its ratio to the parameters.
 
     ``norm**2 ~ sum_leaves size / sampled * sum_sampled (new - old)**2``; exact where
@@ -96,25 +109,28 @@ def movement(params: PyTree, before: Float[Array, " sample"]) -> Movement:
     Args:
         params: The parameters now.
         before: Their sample before the last update, or the empty sample.
+        moments: State of the optimizer now.
 
     Returns:
         What was found.
     """
     if before.shape[0] == 0:
         zero = jnp.zeros((), jnp.float32)
-        return Movement(before, zero, zero, jnp.int32(-1))
-    now = sample(params)
+        return Movement(before, zero, zero, jnp.int32(-1), jnp.ones((), jnp.bool_))
+    now = sample(params, moments)
     weights = _elements_represented(params)
     weights = np.pad(weights, (0, now.size - weights.size))
     leaf_of = _leaf_of_element(params)
-    # One more for "none was lost".
-    leaf_of = np.pad(leaf_of, (0, now.size + 1 - leaf_of.size), constant_values=-1)
+    places = np.arange(now.size, dtype=np.int32)
+    of_moments = places >= leaf_of.size
     norm, whole = _norm(now - before, weights), _norm(now, weights)
     ratio = norm / jnp.maximum(whole, jnp.float32(1e-30))
-    lost = jnp.isfinite(before) & ~jnp.isfinite(now)
-    places = jnp.arange(now.size, dtype=jnp.int32)
+    # Parameters come first, and may be infinite on purpose; moments are last.
+    lost = ~jnp.isfinite(now) & (jnp.isfinite(before) | of_moments)
     first = jnp.min(jnp.where(lost, places, jnp.int32(now.size)))
-    return Movement(now, norm, ratio, jnp.asarray(leaf_of)[first])
+    last = np.pad(leaf_of, (0, now.size + 1 - leaf_of.size), constant_values=-1)
+    fine = (first < leaf_of.size) | (first == now.size)
+    return Movement(now, norm, ratio, jnp.asarray(last)[first], fine)
 
 
 def _norm(sampled: Array, weights: np.ndarray) -> Scalar:

@@ -57,8 +57,8 @@ def escalate(
         max_share: Share of refusals among about the last ``window`` steps that counts
             as a streak, in (0, 1]; 1 for none.
         window: Length of that window [steps], >= 1.
-        reset_moments: Whether a rollback also starts the optimizer anew, counters
-            and schedules included, for a state that leads to the same place again.
+        reset_moments: Whether a rollback also starts the moments anew, with the
+            counters beside them, for a state that leads to the same place again.
 
     Returns:
         A guard that needs snapshots unless ``max_rollbacks`` is 0.

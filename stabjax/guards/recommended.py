@@ -1,5 +1,6 @@
 """What to put into a run that nobody knows yet."""
 
+from stabjax.guards.reset_moments import reset_moments
 from stabjax.guards.skip_nonfinite import skip_nonfinite
 from stabjax.guards.skip_spikes import skip_spikes
 from stabjax.types import Guard
@@ -9,9 +10,10 @@ def recommended() -> tuple[Guard, ...]:
     """Return the guards that help an unknown run and do not hurt a healthy one.
 
     `skip_nonfinite` refuses what is not finite and halts when that does not end;
-    `skip_spikes` refuses a gradient far beyond all of late. Neither scales the gradient
-    or the updates of a healthy run, needs the loss, or a scale to be chosen. Add the
-    clip that you would use: after a burst of too high a learning rate it helps more.
+    `skip_spikes` refuses a gradient far beyond all of late; `reset_moments` renews an
+    optimizer state that was damaged. None scales the gradient or the updates of a
+    healthy run, needs the loss, or a scale to be chosen. Add the clip that you would
+    use: after a burst of bad data or of too high a learning rate it helps more.
 
     Returns:
         The guards, for ``guards=`` of a train step or ``*guards`` of `stabjax.guard`,
@@ -22,6 +24,10 @@ def recommended() -> tuple[Guard, ...]:
 
     Example:
         >>> [guard.name for guard in recommended()]
-        ['skip_nonfinite', 'skip_spikes']
+        ['skip_nonfinite', 'skip_spikes', 'reset_moments']
     """
-    return skip_nonfinite(), skip_spikes(signals=("gradient_norm",))
+    return (
+        skip_nonfinite(),
+        skip_spikes(signals=("gradient_norm",)),
+        reset_moments(when_damaged=True),
+    )

@@ -30,15 +30,16 @@ def reset_moments(
     every: int | None = None,
     *,
     after_refusals: int | None = None,
+    when_damaged: bool = False,
     warmup: int = 0,
 ) -> Guard:
-    """Reset the state of the optimizer regularly, or after a streak of refusals.
+    """Reset the moments of the optimizer: regularly, after refusals, or when damaged.
 
     A gradient far out stays in the moments of Adam for hundreds of steps and bends
     every update. The reset comes after the step that sets it off, applied or not,
-    and gives the optimizer the state that its ``init`` gives: moments zero, and
-    counters too, so that the bias correction starts anew. A schedule inside of the
-    optimizer starts again as well; keep it outside, or do without resets.
+    and gives the optimizer the state that its ``init`` gives: moments zero, and the
+    counters beside them too, so that the bias correction starts anew. A schedule goes
+    on: states that only count, and injected hyperparameters, stay as they are.
 
     After a reset the updates are scaled by ``1 - 0.99 * (1 + cos(pi * t / (warmup +
     1))) / 2`` for the first ``warmup`` steps ``t`` that are applied. For a reset
@@ -48,13 +49,16 @@ def reset_moments(
         every: Steps applied between two resets [steps], >= 1; None: never.
         after_refusals: Length of a streak of refusals, whatever their cause, that
             sets off one reset [steps], >= 1; None: never.
+        when_damaged: Reset a state that is not finite, as a damaged checkpoint leaves
+            it. Seen by a train step with ``finite_check="headroom"``, its choice for
+            Adam and the like; without it those steps are refused.
         warmup: Applied steps until the updates are full again [steps], >= 0.
 
     Returns:
         A guard that never refuses.
 
     Raises:
-        ValueError: If an option is out of range, or both triggers are None.
+        ValueError: If an option is out of range, or nothing sets it off.
 
     Source:
         Huang et al. (2025), SPAM, arXiv:2501.06842: every 500 steps, warmup 150;
@@ -69,10 +73,10 @@ def reset_moments(
         check.count(name, "every", every, low=1)
     if after_refusals is not None:
         check.count(name, "after_refusals", after_refusals, low=1)
-    if every is None and after_refusals is None:
+    if every is None and after_refusals is None and not when_damaged:
         raise ValueError(
-            f"{name}: every or after_refusals must be a whole number >= 1, "
-            "got None for both."
+            f"{name}: every or after_refusals must be a whole number >= 1, or "
+            "when_damaged True; got None for both."
         )
     check.count(name, "warmup", warmup)
 
@@ -94,6 +98,8 @@ def reset_moments(
         if after_refusals is not None:
             # Equal, not more: moments that nothing has moved need no second reset.
             due |= stats.consecutive_refused == after_refusals
+        if when_damaged:
+            due |= ~stats.moments_finite
         scale = _warmed_up(age, warmup, state.resets > 0)
         state = ResetMomentsState(
             start=jnp.where(due, -1, start).astype(jnp.int32),

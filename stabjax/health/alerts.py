@@ -137,9 +137,10 @@ _EXPLANATIONS = {
         "Look at the column metric_range/streak that counts, and at its metric.",
     ),
     Alert.DAMAGED_BEFORE: Explanation(
-        "The parameters were not finite before the step.",
+        "The parameters, or the optimizer state, were not finite before the step.",
         "The batch and the loss are not to blame: restore a checkpoint from before the "
-        "damage; TrainStep.audit names every damaged leaf.",
+        "damage; TrainStep.audit names every damaged leaf. If only the optimizer state "
+        "is damaged, stabjax.guards.reset_moments can start it anew.",
     ),
     Alert.LOSS_SCALE: Explanation(
         "The scaled gradient overflowed: the scale was lowered, or is at its floor.",

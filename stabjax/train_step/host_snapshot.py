@@ -44,12 +44,14 @@ def restore(state: TrainState, snapshot: Snapshot) -> TrainState:
     memory = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.params)}
     back = _copied(snapshot, memory.pop() if memory else "device")
     # The way back is no update, and its length must not look like a spike.
-    sampled = state.sample.shape[0] > 0
+    sampled = state.sample
+    if sampled.shape[0] > 0:
+        sampled = movement.sample(back.params, back.opt_state)
     return state._replace(
         params=back.params,
         opt_state=back.opt_state,
         model_state=back.model_state,
-        sample=movement.sample(back.params) if sampled else state.sample,
+        sample=sampled,
     )
 
 

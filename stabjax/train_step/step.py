@@ -96,7 +96,9 @@ class GuardedStep:
         moves = self._trained(params, opt_state)
         ours = jax.eval_shape(lambda: self._own_metrics(params, params, moves))
         aux = _beside(aux, ours)
-        sampled = movement.sample(params) if measured else movement.empty_sample()
+        sampled = movement.empty_sample()
+        if measured:
+            sampled = movement.sample(params, opt_state)
         snapshot = None
         if self.snapshot_every is not None:
             kept = jax.tree.map(_copy, (params, opt_state, model_state))
@@ -195,7 +197,7 @@ class GuardedStep:
         gradients: PyTree,
         unit: Scalar | None,
     ) -> tuple[TrainState, Row]:
-        moves = movement.movement(state.params, state.sample)
+        moves = movement.movement(state.params, state.sample, state.opt_state)
         moved = (core.consecutive_refused == 0) & (core.applied > 0)
         moved &= moves.sample.shape[0] > 0
         core = core.with_movement(moves.norm, moves.ratio, moved)
@@ -215,6 +217,9 @@ class GuardedStep:
             model_state_finite=~becomes_nonfinite(state.model_state, new_model_state),
             metrics=metrics,
             unit=unit,
+            # A bounded gradient keeps a sound state finite, and hides one that is not:
+            # no parameter would ever move again.
+            moments_finite=applier.finite_check == "outcome" or moves.moments_finite,
         )
         outcome = applier(trial, core)
         model_state = select(outcome.applied, new_model_state, state.model_state)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -82,16 +83,14 @@ def require_loss(function: str, guards: Sequence[Guard], value: Any) -> None:
 
 
 def fresh_state(
-    function: str,
     inner: optax.GradientTransformation,
     params: PyTree | None,
+    updates: PyTree,
     like: PyTree,
 ) -> PyTree:
-    """Return the first state of an optimizer, in the dtypes of ``like``."""
-    if params is None:
-        raise ValueError(
-            f"{function}: a guard that resets moments needs params in update."
-        )
+    """Return the state ``like`` with the first moments of its optimizer."""
+    # Without parameters it can be none that starts from them.
+    params = jax.tree.map(jnp.zeros_like, updates) if params is None else params
     return core_apply.fresh_state(inner, params, like)
 
 

@@ -137,7 +137,7 @@ class _Folded:
         behind = select(outcome.applied, behind_after, behind)
         inner_state = (outcome.inner, *behind)
         if any(given.resets_moments for given in self.guards):
-            fresh = fresh_state(self.name, self.optimizer, params, inner_state)
+            fresh = fresh_state(self.optimizer, params, updates, inner_state)
             inner_state = select(outcome.decision.reset_moments, fresh, inner_state)
         after = after_step(
             state,

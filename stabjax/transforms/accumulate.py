@@ -204,7 +204,7 @@ class _Accumulator:
             due, gradients, state.inner_opt_state, params, extra_args
         )
         if any(given.resets_moments for given in self.guards):
-            fresh = fresh_state("accumulate", self.inner, params, inner_state)
+            fresh = fresh_state(self.inner, params, updates, inner_state)
             inner_state = select(outcome.decision.reset_moments, fresh, inner_state)
         before = state._replace(inner_opt_state=inner_state)
         short = mean.seen < wanted

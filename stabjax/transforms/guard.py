@@ -256,7 +256,7 @@ class _Guarded:
         core = judging.advance(state.core, self.guards, judged, stats, applied)
         if self.measure_updates:
             core = core.with_movement(self._norm(proposed), core.update_ratio, applied)
-        inner_state = self._kept(applied, decision, inner_state, state, params)
+        inner_state = self._kept(applied, decision, inner_state, state, params, updates)
         zeros = jax.tree.map(jnp.zeros_like, proposed)
         after = after_step(state, inner_state, core, judged.decision, stats, applied)
         return select(applied, proposed, zeros), after
@@ -306,11 +306,12 @@ class _Guarded:
         new: PyTree,
         state: GuardState,
         params: PyTree | None,
+        updates: PyTree,
     ) -> PyTree:
         """Return the inner state that goes on."""
         inner_state = select(applied, new, state.inner_state)
         if any(given.resets_moments for given in self.guards):
-            fresh = fresh_state("guard", self.inner, params, inner_state)
+            fresh = fresh_state(self.inner, params, updates, inner_state)
             inner_state = select(decision.reset_moments, fresh, inner_state)
         # Some optimizers widen their state in an update; a loop needs one dtype.
         return jax.tree.map(

@@ -23,7 +23,7 @@ def test_the_norm_of_a_small_tree_is_exact(shapes):
     rng = np.random.default_rng(0)
     old = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
     new = [jnp.asarray(x + rng.normal(size=x.shape), jnp.float32) for x in old]
-    _, norm, ratio, _ = movement(new, sample(old))
+    _, norm, ratio, *_ = movement(new, sample(old))
     exact = norm64(
         [np.asarray(n) - np.asarray(o) for n, o in zip(new, old, strict=True)]
     )
@@ -40,20 +40,20 @@ def test_the_norm_of_a_large_random_tree_is_within_a_fifth(seed):
     new = [jnp.asarray(o + m, jnp.float32) for o, m in zip(old, move, strict=True)]
     before = sample(old)
     assert before.shape[0] <= 1.3 * SAMPLE_SIZE + len(shapes)
-    _, norm, ratio, _ = movement(new, before)
+    _, norm, ratio, *_ = movement(new, before)
     np.testing.assert_allclose(norm, norm64(move), rtol=0.2)
     np.testing.assert_allclose(ratio, norm64(move) / norm64(new), rtol=0.2)
 
 
 def test_without_a_sample_nothing_is_measured_and_the_norm_is_no_mark():
-    after, norm, ratio, _ = movement({"w": jnp.ones(3)}, empty_sample())
+    after, norm, ratio, *_ = movement({"w": jnp.ones(3)}, empty_sample())
     assert after.shape == (0,)
     assert (norm, ratio) == (0.0, 0.0)
 
 
 def test_an_update_whose_square_overflows_is_measured():
     before = sample({"w": jnp.zeros(3), "b": jnp.zeros(2)})
-    _, norm, _, _ = movement({"w": jnp.full(3, 1e20), "b": jnp.zeros(2)}, before)
+    _, norm, *_ = movement({"w": jnp.full(3, 1e20), "b": jnp.zeros(2)}, before)
     np.testing.assert_allclose(norm, 1e20 * np.sqrt(3), rtol=1e-6)
 
 

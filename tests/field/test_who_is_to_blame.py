@@ -137,3 +137,30 @@ def test_the_component_whose_gradient_is_nan_is_found_although_its_value_is_fini
     assert train.schema(state).component(rows[2]) is None
     assert train.blame(state, batches[2], KEY) == {"raw/root": ["w"]}
     assert train.blame(state, batches[0], KEY, step=0) == {}
+
+
+# A damaged checkpoint: no update of Adam is finite, and none may be silently zero.
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_damaged_optimizer_state_is_named_and_not_trained_with(form, value):
+    plain, renewing = guards.skip_nonfinite(), guards.reset_moments(when_damaged=True)
+    for listed in ([plain], [plain, renewing]):
+        train = stabjax.make_train_step(
+            squared_error, optax.adamw(1e-2), guards=listed, form=form
+        )
+        batches = regression(8)
+        state = train.init(START, batches[0])
+        state, _ = train.step(state, batches[0], KEY)
+        bad = lambda x: jnp.full_like(x, value)
+        adam, *rest = state.opt_state
+        adam = adam._replace(nu=jax.tree.map(bad, adam.nu))
+        state = state._replace(opt_state=(adam, *rest))
+        before = np.array(state.params["w"])
+        for batch in batches[1:]:
+            state, _ = train.step(state, batch, KEY)
+        rows = rows_of(state)[1:]
+        assert "damaged_before" in health.names_of(rows[0]["alerts"])
+        refused = [row["step"] for row in rows if not row["accepted"]]
+        assert refused == ([1] if renewing in listed else list(range(1, 8)))
+        moved = not np.array_equal(state.params["w"], before)
+        assert moved == (renewing in listed)
