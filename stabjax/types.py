@@ -144,8 +144,8 @@ class StepStats:
         gradient_finite: Every gradient element is finite.
         model_state_finite: No finite element of the model state would be lost.
         overflow: The gradient is finite but its sum of squares is not.
-        moments_finite: The optimizer state was finite before the step; looked at where
-            it would otherwise go unnoticed, with ``finite_check="headroom"``.
+        moments_finite: The optimizer state was finite before the step, in what a train
+            step looks at. Of an optimizer that is not known it may be infinite.
         damaged_before: The step is not finite because parameters, or the optimizer
             state, were not before it.
         first_bad_leaf: Index of the first leaf with a non-finite element, of the

@@ -44,10 +44,9 @@ class Case:
         """Return the names of what the loss reports besides components."""
         state = self.model_state(0)
         more = {} if state is None else {"model_state": state}
-        key = jax.random.key(0)
-        _, aux = jax.eval_shape(
-            lambda: self.run.loss(self.run.init(0), self.first, key, **more)
-        )
+        # Some train to begin with, and are not to be traced.
+        params, key = self.run.init(0), jax.random.key(0)
+        _, aux = jax.eval_shape(lambda: self.run.loss(params, self.first, key, **more))
         return tuple(n for n in aux if not n.startswith(("raw/", "weighted/")))
 
     def model_state(self, seed: int) -> Any:

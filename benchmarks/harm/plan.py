@@ -19,8 +19,9 @@ TELLING = {
 }
 REACTING = ("back_off", "escalate", "repair_nonfinite", "reset_moments")
 SHARED = (*TELLING, *REACTING, "skip_nonfinite")
-# At its defaults one group of all parameters: nothing that the global clip is not.
-_SAME_AS_ANOTHER = ("clip_by_group_norm",)
+# One group of all parameters is what the global clip is, and that with the preset is
+# what the README shows.
+_SAME_AS_ANOTHER = ("clip_by_group_norm", "clip_by_global_norm")
 
 
 def half_of(run: str) -> str:

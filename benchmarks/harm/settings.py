@@ -130,12 +130,8 @@ def preset(subject: Subject) -> tuple[Guard, ...] | None:
 
 def _guards(name: str, subject: Subject) -> tuple[Guard, ...] | None:
     if name == "readme":
-        return (
-            library.clip_by_global_norm(max_norm=subject.bound),
-            library.skip_spikes(),
-            library.skip_nonfinite(max_consecutive=10, on_exhausted="halt"),
-            library.back_off(factor=0.5),
-        )
+        clip = library.clip_by_global_norm(max_norm=subject.bound)
+        return (clip, *library.recommended())
     if name == "zclip+skip_nonfinite":
         return (library.zclip(), library.skip_nonfinite())
     if name == "family":

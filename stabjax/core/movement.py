@@ -99,7 +99,11 @@ class Movement(NamedTuple):
 
 
 def movement(
-    params: PyTree, before: Float[Array, " sample"], moments: PyTree = ()
+    params: PyTree,
+    before: Float[Array, " sample"],
+    moments: PyTree = (),
+    *,
+    may_be_infinite: bool = False,
 ) -> Movement:
     """Estimate the norm of the last update and its ratio to the parameters.
 
@@ -110,6 +114,7 @@ def movement(
         params: The parameters now.
         before: Their sample before the last update, or the empty sample.
         moments: State of the optimizer now.
+        may_be_infinite: Whether ``moments`` may be infinite on purpose.
 
     Returns:
         What was found.
@@ -126,7 +131,9 @@ def movement(
     norm, whole = _norm(now - before, weights), _norm(now, weights)
     ratio = norm / jnp.maximum(whole, jnp.float32(1e-30))
     # Parameters come first, and may be infinite on purpose; moments are last.
-    lost = ~jnp.isfinite(now) & (jnp.isfinite(before) | of_moments)
+    sound = jnp.isfinite(now)
+    lost = ~sound & jnp.isfinite(before)
+    lost |= of_moments & (jnp.isnan(now) if may_be_infinite else ~sound)
     first = jnp.min(jnp.where(lost, places, jnp.int32(now.size)))
     last = np.pad(leaf_of, (0, now.size + 1 - leaf_of.size), constant_values=-1)
     fine = (first < leaf_of.size) | (first == now.size)

@@ -50,8 +50,8 @@ def reset_moments(
         after_refusals: Length of a streak of refusals, whatever their cause, that
             sets off one reset [steps], >= 1; None: never.
         when_damaged: Reset a state that is not finite, as a damaged checkpoint leaves
-            it. Seen by a train step with ``finite_check="headroom"``, its choice for
-            Adam and the like; without it those steps are refused.
+            it. A train step sees that, where parameters are not sharded, in one element
+            of each leaf; without a reset those steps are refused.
         warmup: Applied steps until the updates are full again [steps], >= 0.
 
     Returns:

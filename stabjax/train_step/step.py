@@ -197,13 +197,19 @@ class GuardedStep:
         gradients: PyTree,
         unit: Scalar | None,
     ) -> tuple[TrainState, Row]:
-        moves = movement.movement(state.params, state.sample, state.opt_state)
+        applier = self._applier(state)
+        moves = movement.movement(
+            state.params,
+            state.sample,
+            state.opt_state,
+            # Of an optimizer that is not known, see `core.headroom`.
+            may_be_infinite=applier.finite_check == "outcome",
+        )
         moved = (core.consecutive_refused == 0) & (core.applied > 0)
         moved &= moves.sample.shape[0] > 0
         core = core.with_movement(moves.norm, moves.ratio, moved)
         damaged = jnp.where(core.damaged >= 0, core.damaged, moves.damaged)
         core = core._replace(damaged=damaged)
-        applier = self._applier(state)
         ours = self._own_metrics(state.params, gradients, applier.trained)
         metrics = _beside(metrics_of(aux), ours)
         new_model_state = aux.get("model_state")
@@ -219,7 +225,7 @@ class GuardedStep:
             unit=unit,
             # A bounded gradient keeps a sound state finite, and hides one that is not:
             # no parameter would ever move again.
-            moments_finite=applier.finite_check == "outcome" or moves.moments_finite,
+            moments_finite=moves.moments_finite,
         )
         outcome = applier(trial, core)
         model_state = select(outcome.applied, new_model_state, state.model_state)

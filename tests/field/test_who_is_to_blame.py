@@ -140,14 +140,16 @@ def test_the_component_whose_gradient_is_nan_is_found_although_its_value_is_fini
 
 
 # A damaged checkpoint: no update of Adam is finite, and none may be silently zero.
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("value", "check"),
+    [(np.nan, "headroom"), (np.inf, "headroom"), (np.nan, "outcome")],
+)
 @pytest.mark.parametrize("form", ["branch", "select"])
-def test_a_damaged_optimizer_state_is_named_and_not_trained_with(form, value):
+def test_a_damaged_optimizer_state_is_named_and_not_trained_with(form, value, check):
     plain, renewing = guards.skip_nonfinite(), guards.reset_moments(when_damaged=True)
     for listed in ([plain], [plain, renewing]):
-        train = stabjax.make_train_step(
-            squared_error, optax.adamw(1e-2), guards=listed, form=form
-        )
+        options = {"guards": listed, "form": form, "finite_check": check}
+        train = stabjax.make_train_step(squared_error, optax.adamw(1e-2), **options)
         batches = regression(8)
         state = train.init(START, batches[0])
         state, _ = train.step(state, batches[0], KEY)
@@ -164,3 +166,17 @@ def test_a_damaged_optimizer_state_is_named_and_not_trained_with(form, value):
         assert refused == ([1] if renewing in listed else list(range(1, 8)))
         moved = not np.array_equal(state.params["w"], before)
         assert moved == (renewing in listed)
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_state_that_is_infinite_on_purpose_is_no_damage(form):
+    optimizer = optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau())
+    train = stabjax.make_train_step(
+        squared_error, optimizer, guards=guards.recommended(), form=form
+    )
+    batches = regression(3)
+    state = train.init(START, batches[0])
+    assert np.isinf(optax.tree.get(state.opt_state, "best_value"))
+    for batch in batches:
+        state, _ = train.step(state, batch, KEY)
+    assert train.guard_states(state).refused == 0
