@@ -1,6 +1,7 @@
 """The two kinds of healthy runs of the bench; runs themselves are in `harm.runs`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,21 @@ def compiler_options() -> dict[str, str | bool] | None:
     """
     if jax.default_backend() != "cpu":
         return None
-    return {
-        "xla_backend_optimization_level": "0",
-        "xla_cpu_use_fusion_emitters": False,
-    }
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    if _has_emitters():
+        options["xla_cpu_use_fusion_emitters"] = False
+    return options
+
+
+@functools.cache
+def _has_emitters() -> bool:
+    """Return whether this version of XLA can be told not to use them."""
+    option: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda: 0, compiler_options=option).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def jit_quickly(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -125,7 +125,7 @@ def test_a_built_task_is_shared_between_seeds_without_compiling_again(go, config
 
 
 def test_a_run_without_guards_ends_when_nearly_half_of_its_steps_are_refused(go):
-    with pytest.raises(TrainingHalted, match=r"step 89: nonfinite_loss.* raw/error"):
+    with pytest.raises(TrainingHalted, match=r"step 119: nonfinite_loss.* raw/error"):
         go("a", "guards=[]", "train.steps=300", "model.bad_from=30")
     plain, _ = go("b", "guards=null", "train.steps=120", "model.bad_from=30")
     assert plain.steps == 120
