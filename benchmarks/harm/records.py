@@ -39,11 +39,24 @@ class Records:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = [{"about": about}, *self.lines]
         part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in whole))
+        part.write_text("".join(_written(line) for line in whole))
         part.replace(self.path)
 
     def add(self, line: Line) -> None:
         """Append a line to the file."""
         self.lines.append(line)
         with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(_written(line))
+
+
+def _written(line: Line) -> str:
+    """Return a line of the file, with the digits that mean something."""
+    return json.dumps(_rounded(line), separators=(",", ":")) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

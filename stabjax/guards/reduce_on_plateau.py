@@ -69,6 +69,9 @@ def reduce_on_plateau(
     finite is left out of the average instead of spoiling it; the statistics are float32
     in whatever dtype the parameters are; and ``patience=0`` means what it says.
 
+    Beside the recommended guards it brought back none of 523 runs with faults more
+    (``python benchmarks/do_no_harm.py faults``).
+
     Args:
         factor: Multiplier of the scale at a reduction, in (0, 1).
         patience: Averages without improvement that are tolerated, >= 0.

@@ -45,6 +45,9 @@ def repair_nonfinite(
     Prefer refusing (`skip_nonfinite`) where batches are many: a zero is a wrong
     gradient, and the moments of its parameter decay.
 
+    Beside the recommended guards it brought back none of 523 runs with faults more
+    (``python benchmarks/do_no_harm.py faults``).
+
     Args:
         max_share: Largest share of all gradient elements that is repaired and not
             refused, in [0, 1].
