@@ -209,7 +209,7 @@ def test_records_go_on_where_they_were(tmp_path):
     again.forget({"b": ("clip",), "a": ("zclip",)})
     again.begin({"command": "y"})
     assert [line["run"] for line in Records(path).lines] == ["a"]
-    assert path.read_text().splitlines()[0] == '{"about": {"command": "y"}}'
+    assert path.read_text().splitlines()[0] == '{"about":{"command":"y"}}'
 
 
 def test_the_table_counts_harmed_runs_and_says_why(healthy):
