@@ -51,7 +51,8 @@ def reset_moments(
             sets off one reset [steps], >= 1; None: never.
         when_damaged: Reset a state that is not finite, as a damaged checkpoint leaves
             it. A train step sees that, where parameters are not sharded, in one element
-            of each leaf; without a reset those steps are refused.
+            of some leaves, and refuses such steps; behind `stabjax.guard` and in
+            `stabjax.transforms.adamw` and the like nothing looks.
         warmup: Applied steps until the updates are full again [steps], >= 0.
 
     Returns:

@@ -154,7 +154,9 @@ def guard(
         finite_check: ``"outcome"`` reads the update and the new inner state once more
             before they are let through. ``"headroom"`` refuses a gradient whose
             square would overflow instead, for the optax optimizers that are known
-            to stay finite then, and lets no non-finite element of an update through.
+            to stay finite then, and lets no non-finite element of an update through:
+            moments that were damaged from outside hold their parameters still, and
+            nothing here says so; `stabjax.make_train_step` does.
         measure_updates: Measure the norm of each update, which guards judge on in the
             next step. With sharded parameters these two options save an exchange.
         trainable: Which leaves the optimizer moves: a tree of booleans, or a function
