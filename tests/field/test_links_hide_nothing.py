@@ -39,3 +39,12 @@ def test_a_loss_that_is_nan_does_not_zero_the_gradient():
     gradient = {"w": jnp.ones(4)}
     updates, _ = link.update(gradient, link.init(gradient), value=jnp.nan)
     np.testing.assert_array_equal(updates["w"], 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(LINKS.keys() - {"clip_by_global_norm"}))
+def test_what_it_cannot_scale_is_zero_and_counts_as_refused(name):
+    gradient = {"b": jnp.ones(()), "w": jnp.full(4, 1e38)}
+    link = LINKS[name]
+    updates, state = link.update(gradient, link.init(START), value=jnp.float32(1.0))
+    assert not np.any(updates["w"])
+    assert state.core.refused == 1

@@ -1,10 +1,14 @@
 """Spikes are refused, noise and drift are not, and the statistics stay clean."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import judge_series
 
 from stabjax.guards import skip_large, skip_spikes
+from stabjax.transforms import guard
 from stabjax.types import Alert
 
 NORM = skip_spikes(signals=["gradient_norm"])
@@ -210,3 +214,14 @@ def test_the_level_and_spread_are_running_means_of_the_accepted():
     np.testing.assert_allclose(trace.state.center[-1], np.mean(series), rtol=1e-5)
     assert trace.state.seen[-1] == 30
     assert trace.state.spikes[-1] == 0
+
+
+def test_a_rise_near_the_end_of_float32_is_let_in_at_twice_the_largest_of_late():
+    optimizer = guard(optax.identity(), NORM)
+    update, params = jax.jit(optimizer.update), {"w": jnp.zeros(4)}
+    state, moved = optimizer.init(params), []
+    for size in [1e10] * 60 + [1e36] * 4:
+        gradient = {"w": jnp.full(4, size)}
+        update_now, state = update(gradient, state)
+        moved.append(np.linalg.norm(np.asarray(update_now["w"])))
+    np.testing.assert_allclose(moved[59:], [2e10, 0, 0, 0, 4e10], rtol=1e-2)
