@@ -81,6 +81,7 @@ def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
         guards.skip_spikes(),
         guards.reduce_on_plateau(patience=100),
         guards.back_off(),
+        guards.clip_update_spikes(),
         guards.escalate(max_rollbacks=0),
     ]
 

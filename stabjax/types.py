@@ -250,16 +250,22 @@ class GroupScale:
         return tuple(self.factors[group] for group in self.group_of_leaf)
 
 
+# No bound: what nothing exceeds.
+LARGEST = float(jnp.finfo(jnp.float32).max)
+
+
 class Verdict(NamedTuple):
     """What a guard says about a step; build one with `verdict`.
 
-    Combined over guards: accept by *and*, gradient_scale by minimum (the smallest
-    satisfies every bound), update_scale by product, all others by *or*.
+    Combined over guards: accept by *and*, gradient_scale and largest_update by minimum
+    (the smallest satisfies every bound), update_scale by product, all others by *or*.
 
     Attributes:
         accept: Apply the step. The finite contract is checked besides.
         gradient_scale: Factor on the gradient in (0, 1]: one, or one per group.
         update_scale: Factor on the update of the inner optimizer, > 0.
+        largest_update: What the size of an update is scaled down to [parameter], its
+            size as in `StepOutcome`; from a guard that ``bounds_updates``.
         roll_back: Return to the last good snapshot.
         halt: Refuse this and every later step until the caller restores.
         waive: Apply the step although it is not finite (optax compatibility).
@@ -271,6 +277,7 @@ class Verdict(NamedTuple):
     accept: Flag
     gradient_scale: Scalar | GroupScale
     update_scale: Scalar
+    largest_update: Scalar
     roll_back: Flag
     halt: Flag
     waive: Flag
@@ -283,6 +290,7 @@ def verdict(
     accept: Flag | bool = True,
     gradient_scale: Scalar | GroupScale | float = 1.0,
     update_scale: Array | float = 1.0,
+    largest_update: Array | float = LARGEST,
     roll_back: Flag | bool = False,
     halt: Flag | bool = False,
     waive: Flag | bool = False,
@@ -301,6 +309,7 @@ def verdict(
         accept=jnp.asarray(accept, jnp.bool_),
         gradient_scale=gradient_scale,
         update_scale=jnp.asarray(update_scale, jnp.float32),
+        largest_update=jnp.asarray(largest_update, jnp.float32),
         roll_back=jnp.asarray(roll_back, jnp.bool_),
         halt=jnp.asarray(halt, jnp.bool_),
         waive=jnp.asarray(waive, jnp.bool_),
@@ -317,11 +326,15 @@ class StepOutcome(NamedTuple):
         lost: It was accepted, but the update or the new state was not finite, so that
             it was refused after all.
         alerts: Bits of `Alert` of all guards.
+        update_size: Root mean square of what the update moves [parameter], before it
+            is bounded; zero if it was not measured or is not finite. A train step
+            looks at a sample. Measured where a guard ``bounds_updates``.
     """
 
     applied: Flag
     lost: Flag
     alerts: Count
+    update_size: Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +357,8 @@ class Guard:
         rolls_back: Whether it can ask for a rollback, which needs snapshots.
         reads_loss: Whether it judges on the loss, which `guard` then requires.
         resets_moments: Whether it can ask for a reset of the inner optimizer.
+        bounds_updates: Whether it judges on the size of an update before that is
+            applied.
         repairs: Whether non-finite gradient elements are set to zero, and counted,
             before anything is measured.
         loss_scale: ``state -> scale``, a power of two that multiplies the loss while
@@ -359,5 +374,6 @@ class Guard:
     rolls_back: bool = False
     reads_loss: bool = False
     resets_moments: bool = False
+    bounds_updates: bool = False
     repairs: bool = False
     loss_scale: Callable[[Any], Scalar] | None = None

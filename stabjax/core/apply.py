@@ -39,6 +39,13 @@ from stabjax.core.sums import (
     sums_in_both_units,
     sums_of_squares,
 )
+from stabjax.core.update_size import (
+    Strides,
+    runs_thinned,
+    size_of,
+    thin_strides,
+    thinned,
+)
 from stabjax.types import (
     Alert,
     Count,
@@ -82,6 +89,19 @@ class Trial(NamedTuple):
     metrics: dict[str, Scalar] | None = None
     unit: Scalar | None = None
     moments_finite: Flag | bool = True
+
+
+class Sample(NamedTuple):
+    """What foretells the size of an update.
+
+    Attributes:
+        strides: Which elements are looked at.
+        trial: The step on these alone; None: the optimizer needs whole leaves, and its
+            update itself is looked at.
+    """
+
+    strides: Strides
+    trial: Trial | None
 
 
 class Outcome(NamedTuple):
@@ -175,27 +195,67 @@ class Applier:
         judged = judging.judge(self.guards or (), core, stats, squarable=squarable)
         return judged, stats
 
-    def _update(self, trial: Trial, decision: Verdict, norm_unit: Scalar):
-        """Run the inner optimizer; return new params, new state, and what it loses.
+    @property
+    def _bounds(self) -> bool:
+        """Whether updates are bounded; a sample would gather sharded ones."""
+        bounding = any(guard.bounds_updates for guard in self.guards or ())
+        return bounding and not self.spread and self.axis_name is None
 
-        That is -1 for nothing, or the first parameter, see `blame.lost_parameter`.
-        """
+    def _sampled(self, trial: Trial) -> Sample | None:
+        """Return a trial on few elements, that foretells the size of the update."""
+        if not self._bounds:
+            return None
+        strides = thin_strides(trial.params, self.trained)
+        params = thinned(trial.params, trial.params, strides)
+        gradients = thinned(trial.gradients, trial.params, strides)
+        inner = thinned(trial.inner, trial.params, strides)
+        small = trial._replace(gradients=gradients, params=params, inner=inner)
+        runs = runs_thinned(self.optimizer, gradients, inner, params, trial.extra)
+        return Sample(strides, small if runs else None)
+
+    def _proposed(
+        self, trial: Trial, decision: Verdict, norm_unit: Scalar
+    ) -> tuple[PyTree, PyTree]:
+        """Run the inner optimizer; return its updates and its new state."""
         scale = decision.gradient_scale
         if trial.unit is not None:
             scale = divided(scale, trial.unit)
         # Repaired here once more: what is kept from measuring would be one more tree.
         gradients = repair(trial.gradients) if self._repairs else trial.gradients
         gradients = clip_leaves(gradients, scale, norm_unit)
-        updates, inner = self.optimizer.update(
+        return self.optimizer.update(
             gradients, trial.inner, trial.params, **trial.extra
         )
+
+    def _update(
+        self,
+        trial: Trial,
+        sampled: Sample | None,
+        judged: judging.Judged,
+        norm_unit: Scalar,
+    ):
+        """Return new params, new state, what is lost, and what was judged, bounded.
+
+        What is lost is -1 for nothing, or the first parameter, see
+        `blame.lost_parameter`.
+        """
+        decision = judged.decision
+        updates, inner = self._proposed(trial, decision, norm_unit)
+        if sampled is not None:
+            if sampled.trial is None:
+                few = thinned(updates, trial.params, sampled.strides)
+            else:
+                few, _ = self._proposed(sampled.trial, decision, norm_unit)
+            size = size_of(few, sampled.strides)
+            judged = judging.bound_update(judged, self.guards or (), size)
+            decision = judged.decision
         updates = scale_leaves(updates, decision.update_scale)
         params = optax.apply_updates(trial.params, updates)
         if self.finite_check == "outcome":
             lost = lost_parameter(
                 trial.params, params, trial.inner, inner, self.axis_name
             )
-            return params, inner, jnp.where(decision.waive, NONE, lost)
+            return params, inner, jnp.where(decision.waive, NONE, lost), judged
 
         def keep(new: jax.Array, old: jax.Array) -> jax.Array:
             # The last line of defense: nothing turns non-finite unless it is waived.
@@ -203,7 +263,7 @@ class Applier:
             return jnp.where(fine, new, old)
 
         kept = jax.tree.map(keep, params, trial.params)
-        return kept, inner, jnp.int32(NONE)
+        return kept, inner, jnp.int32(NONE), judged
 
     def _unguarded(self, trial: Trial, core: judging.Core) -> Outcome:
         """Measure for the telemetry and apply, whatever it is."""
@@ -224,7 +284,9 @@ class Applier:
     def _select(self, trial: Trial, core: judging.Core) -> Outcome:
         layout, measured = layout_of(trial.gradients), self._measured(trial)
         judged, stats = self._judge(trial, layout, core, measured)
-        params, inner, lost = self._update(trial, judged.decision, stats.norm_unit)
+        params, inner, lost, judged = self._update(
+            trial, self._sampled(trial), judged, stats.norm_unit
+        )
         applied = judged.decision.accept & (lost < 0)
         params = select(applied, params, trial.params)
         inner = select(applied, inner, trial.inner)
@@ -250,6 +312,8 @@ class Applier:
         first = whole or Measured(Sums(plain, plain, plain), jnp.zeros((), jnp.int32))
         shapes = judge(scalars, packed, first)
         nothing = jnp.int32(NONE)
+        # Cut out before the loop, in which the leaves are written over.
+        sampled = self._sampled(trial)
 
         def decide(seen, lost, params, inner):
             measured = whole or remeasured(
@@ -266,7 +330,11 @@ class Applier:
             judged, stats = unpack(seen, shapes)
             scale = apart(judged.decision.gradient_scale)
             decision = judged.decision._replace(gradient_scale=scale)
-            new_params, new_inner, lost = self._update(now, decision, stats.norm_unit)
+            new_params, new_inner, lost, judged = self._update(
+                now, sampled, judged._replace(decision=decision), stats.norm_unit
+            )
+            if sampled is not None:
+                seen = pack((judged, stats), by_place=True)
             if self.finite_check == "outcome":
                 new_params = select(lost < 0, new_params, params)
                 new_inner = select(lost < 0, new_inner, inner)

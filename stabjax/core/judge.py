@@ -88,11 +88,13 @@ class Judged(NamedTuple):
         states: The state of each guard, before it learns from the outcome.
         decision: The combined verdict.
         rings: Bits of `Alert` that each guard raised.
+        update_size: As in `StepOutcome`; zero until there is an update.
     """
 
     states: tuple[Any, ...]
     decision: Verdict
     rings: tuple[Count, ...]
+    update_size: Scalar
 
 
 def init_core(guards: Sequence[Guard]) -> Core:
@@ -125,6 +127,7 @@ def combine_verdicts(first: Verdict, second: Verdict) -> Verdict:
         accept=first.accept & second.accept,
         gradient_scale=_smaller(first.gradient_scale, second.gradient_scale),
         update_scale=first.update_scale * second.update_scale,
+        largest_update=jnp.minimum(first.largest_update, second.largest_update),
         roll_back=first.roll_back | second.roll_back,
         halt=first.halt | second.halt,
         waive=first.waive | second.waive,
@@ -206,7 +209,33 @@ def judge(
     decision = decision._replace(
         accept=accept, roll_back=back, halt=halt, reset_moments=reset, alerts=alerts
     )
-    return Judged(tuple(states), decision, tuple(rings))
+    size = jnp.zeros((), jnp.float32)
+    return Judged(tuple(states), decision, tuple(rings), size)
+
+
+def bound_update(judged: Judged, guards: Sequence[Guard], size: Scalar) -> Judged:
+    """Return what was judged, with the scale that keeps the update within its bound.
+
+    Args:
+        judged: From `judge`.
+        guards: The guards, of which those that bound updates ring.
+        size: Of the update of the inner optimizer; one that is not finite bounds
+            nothing.
+    """
+    decision = judged.decision
+    size = size * decision.update_scale
+    over = jnp.isfinite(size) & (size > decision.largest_update)
+    bound = jnp.where(over, decision.largest_update / jnp.where(over, size, 1.0), 1.0)
+    bit = Alert.UPDATE_SPIKE.when(over & decision.accept)
+    rings = tuple(
+        ring | bit if guard.bounds_updates else ring
+        for guard, ring in zip(guards, judged.rings, strict=True)
+    )
+    decision = decision._replace(
+        update_scale=decision.update_scale * bound, alerts=decision.alerts | bit
+    )
+    size = jnp.where(jnp.isfinite(size), size, 0.0)
+    return judged._replace(decision=decision, rings=rings, update_size=size)
 
 
 def _finite_contract(stats: StepStats) -> Verdict:
@@ -278,7 +307,7 @@ def advance(
     """
     decision = judged.decision
     lost = decision.accept & ~applied
-    outcome = StepOutcome(applied, lost, decision.alerts)
+    outcome = StepOutcome(applied, lost, decision.alerts, judged.update_size)
     states = [
         state if guard.learn is None else guard.learn(state, stats, outcome)
         for guard, state in zip(guards, judged.states, strict=True)

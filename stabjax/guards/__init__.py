@@ -12,6 +12,7 @@ from stabjax.guards.clip_by_global_norm import (
     clip_by_global_norm as clip_by_global_norm,
 )
 from stabjax.guards.clip_by_group_norm import clip_by_group_norm as clip_by_group_norm
+from stabjax.guards.clip_update_spikes import clip_update_spikes as clip_update_spikes
 from stabjax.guards.dead_gradient import dead_gradient as dead_gradient
 from stabjax.guards.dynamic_loss_scale import dynamic_loss_scale as dynamic_loss_scale
 from stabjax.guards.empty_set import empty_set as empty_set
@@ -38,6 +39,7 @@ GUARDS: dict[str, Callable[..., Guard]] = {
         clip_by_block_rms,
         clip_by_global_norm,
         clip_by_group_norm,
+        clip_update_spikes,
         dead_gradient,
         dynamic_loss_scale,
         empty_set,

@@ -1,5 +1,6 @@
 """What to put into a run that nobody knows yet."""
 
+from stabjax.guards.clip_update_spikes import clip_update_spikes
 from stabjax.guards.reset_moments import reset_moments
 from stabjax.guards.skip_nonfinite import skip_nonfinite
 from stabjax.guards.skip_spikes import skip_spikes
@@ -11,9 +12,10 @@ def recommended() -> tuple[Guard, ...]:
 
     `skip_nonfinite` refuses what is not finite and halts when that does not end;
     `skip_spikes` refuses a gradient far beyond all of late; `reset_moments` renews an
-    optimizer state that was damaged. None scales the gradient or the updates of a
-    healthy run, needs the loss, or a scale to be chosen. Add the clip that you would
-    use: after a burst of bad data or of too high a learning rate it helps more.
+    optimizer state that was damaged; `clip_update_spikes` bounds an update far beyond
+    all of late, whatever made it so large. None scales the gradient, needs the loss, or
+    a scale to be chosen. Add the clip that you would use: after a burst of bad data it
+    helps more.
 
     Returns:
         The guards, for ``guards=`` of a train step or ``*guards`` of `stabjax.guard`,
@@ -24,10 +26,11 @@ def recommended() -> tuple[Guard, ...]:
 
     Example:
         >>> [guard.name for guard in recommended()]
-        ['skip_nonfinite', 'skip_spikes', 'reset_moments']
+        ['skip_nonfinite', 'skip_spikes', 'reset_moments', 'clip_update_spikes']
     """
     return (
         skip_nonfinite(),
         skip_spikes(signals=("gradient_norm",)),
         reset_moments(when_damaged=True),
+        clip_update_spikes(),
     )

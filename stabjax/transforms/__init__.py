@@ -17,6 +17,7 @@ from stabjax.transforms.faces import back_off as back_off
 from stabjax.transforms.faces import clip_by_block_rms as clip_by_block_rms
 from stabjax.transforms.faces import clip_by_global_norm as clip_by_global_norm
 from stabjax.transforms.faces import clip_by_group_norm as clip_by_group_norm
+from stabjax.transforms.faces import clip_update_spikes as clip_update_spikes
 from stabjax.transforms.faces import escalate as escalate
 from stabjax.transforms.faces import reduce_on_plateau as reduce_on_plateau
 from stabjax.transforms.faces import reset_moments as reset_moments

@@ -120,8 +120,12 @@ def judge_and_keep(
         del extra_args
         return params, move(updates, state)
 
-    # A reset waits until the update has been formed, which reads the state.
-    judges = tuple(dataclasses.replace(g, resets_moments=False) for g in guards)
+    # A reset waits until the update has been formed, which reads the state; and until
+    # then there is nothing to bound.
+    judges = tuple(
+        dataclasses.replace(given, resets_moments=False, bounds_updates=False)
+        for given in guards
+    )
     return Applier(
         optimizer=optax.GradientTransformationExtraArgs(init, update),
         guards=judges,

@@ -129,6 +129,14 @@ def skip_large(
 
 
 @_wraps_an_optimizer
+def clip_update_spikes(
+    inner: optax.GradientTransformation, *first: Any, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap ``inner`` with `stabjax.guards.clip_update_spikes`."""
+    return guard(inner, guards.clip_update_spikes(*first, **options))
+
+
+@_wraps_an_optimizer
 def back_off(
     inner: optax.GradientTransformation, *first: Any, **options: Any
 ) -> optax.GradientTransformationExtraArgs:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import PyTree
 
 from stabjax.core import judge as judging
-from stabjax.core.across import AxisName, sums_over_shards
+from stabjax.core.across import AxisName, over_shards, sums_over_shards
 from stabjax.core.apply import FiniteCheck, settled, settled_state
 from stabjax.core.blame import NONE, first_damaged, lost_parameter
 from stabjax.core.elementwise import (
@@ -25,6 +25,7 @@ from stabjax.core.headroom import holds_squares, survives_probe
 from stabjax.core.layout import layout_of
 from stabjax.core.measure import step_stats
 from stabjax.core.sums import norm_of, sums_in_both_units
+from stabjax.core.update_size import root_mean_square
 from stabjax.guards import recommended
 from stabjax.guards.given import Guards
 from stabjax.transforms._common import (
@@ -250,6 +251,10 @@ class _Guarded:
         proposed, inner_state = self.inner.update(
             scaled, state.inner_state, params, **extra_args
         )
+        if any(given.bounds_updates for given in self.guards):
+            size = self._size(proposed)
+            judged = judging.bound_update(judged, self.guards, size)
+            decision = judged.decision
         proposed = scale_leaves(proposed, decision.update_scale)
         proposed, lost = self._checked(
             proposed, state.inner_state, inner_state, decision
@@ -300,6 +305,17 @@ class _Guarded:
         sums = sums_in_both_units(updates, spread=True)
         whole = sums_over_shards(sums, updates, self.axis_name)
         return norm_of(jnp.sum(whole.plain), jnp.sum(whole.small))
+
+    def _size(self, updates: PyTree) -> Scalar:
+        """Return the size of an update, see `core.update_size`, from all elements."""
+        leaves = jax.tree.leaves(updates)
+        sums = sums_in_both_units(updates, spread=True)
+        moved = [jnp.sum(leaf != 0, dtype=jnp.float32) for leaf in leaves]
+        whole = sums_over_shards(sums, updates, self.axis_name)
+        everywhere = over_shards(jnp.stack(moved), leaves, self.axis_name)
+        return root_mean_square(
+            jnp.sum(whole.plain), jnp.sum(whole.small), jnp.sum(everywhere)
+        )
 
     def _kept(
         self,

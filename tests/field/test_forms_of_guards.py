@@ -70,6 +70,7 @@ FIRST_ARGUMENTS = {
     "clip_by_block_rms": ("threshold", 0.5),
     "clip_by_global_norm": ("max_norm", 0.5),
     "clip_by_group_norm": ("max_norm", 0.5),
+    "clip_update_spikes": ("margin", 5.0),
     "dead_gradient": ("metric", "loss"),
     "dynamic_loss_scale": ("initial", 2.0**10),
     "empty_set": ("metric", "valid"),
