@@ -81,7 +81,6 @@ def all_guards(groups: Sequence[str] = ("head",)) -> list[guards.Guard]:
         guards.skip_spikes(),
         guards.reduce_on_plateau(patience=100),
         guards.back_off(),
-        guards.clip_update_spikes(),
         guards.escalate(max_rollbacks=0),
     ]
 
@@ -103,6 +102,7 @@ def whole_family() -> list[guards.Guard]:
         *all_guards(),
         *watchers,
         guards.clip_by_block_rms(),
+        guards.clip_update_spikes(),
         guards.dynamic_loss_scale(),
         guards.repair_nonfinite(),
         guards.skip_large(max_norm=1e4),

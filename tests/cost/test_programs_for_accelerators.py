@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from programs import FAMILY
 
 from stabjax.cost import hlo
 
@@ -40,6 +41,9 @@ def test_gpu_program_of_8_leaves_has_few_kernels_and_no_conditional():
     assert found["guarded"]["bytes"] <= 1.01 * found[CLIP]["bytes"]
     assert found["guarded"]["kernels"] <= found[CLIP]["kernels"] + 7
     assert found["guarded"]["conditionals"] == 0
+    # To foretell an update takes three, and reads as good as nothing.
+    assert found[FAMILY]["kernels"] <= found[CLIP]["kernels"] + 14
+    assert found[FAMILY]["bytes"] <= 1.01 * found[CLIP]["bytes"]
 
 
 @pytest.mark.slow

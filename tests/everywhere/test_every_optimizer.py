@@ -16,6 +16,7 @@ from compilations import compilations
 from helpers import bits
 from optimizer_catalog import SPECIAL, catalog, clean, discover, objective, with_nan
 
+from stabjax.guards import recommended
 from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 
@@ -138,7 +139,10 @@ def noisy_loss(params, batch, key):
 def train_three_steps(name, form):
     entry = ENTRIES[name]
     params = entry.params()
-    train = make_train_step(noisy_loss, entry.make(), form=form, window=1)
+    # Among the guards is one that runs the optimizer on a few elements.
+    train = make_train_step(
+        noisy_loss, entry.make(), guards=recommended(), form=form, window=1
+    )
     state = train.init(params, clean(params))
     key = jax.random.key(0)
     with compilations() as compiled:
