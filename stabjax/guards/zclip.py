@@ -58,8 +58,8 @@ def zclip(
     """Scale down a gradient whose norm has a high z-score; can slow a healthy run.
 
     Alone it made 3 of 74 healthy runs end worse: schedule-free AdamW, a change of the
-    task, rare classes. Beside the recommended guards it brought back 18 of 523 runs
-    with faults more, and 5 fewer (``python benchmarks/do_no_harm.py``).
+    task, rare classes. Beside the recommended guards it brought back 14 of 523 runs
+    with faults more, and 3 fewer (``python benchmarks/do_no_harm.py``).
 
     With ``z = (norm - mean) / deviation`` and ``z > threshold`` the gradient is
     scaled to the norm ``mean + threshold**2 * deviation / z``: the further out, the
