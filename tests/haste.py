@@ -20,6 +20,10 @@ WANTED = {
     "xla_backend_optimization_level": "0",
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
+    # Small programs are not worth a thread for each of their parts.
+    "xla_cpu_parallel_codegen_split_count": "1",
+    "xla_llvm_force_inline_before_split": False,
+    "xla_cpu_enable_concurrency_optimized_scheduler": False,
 }
 AS_USERS_DO = compiler.get_compile_options
 

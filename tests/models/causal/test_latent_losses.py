@@ -91,9 +91,10 @@ def test_independent_codes_stay_above_the_floor_of_the_diagonal():
 
 def test_a_constant_code_counts_as_uncorrelated_and_stays_finite():
     codes = np.random.default_rng(4).normal(size=(ROWS, CODES)).astype(np.float32)
-    whole, _ = correlation(jnp.asarray(codes))
+    # Copied: JAX on CPU may read the array itself, and later than this.
+    whole, _ = correlation(jnp.array(codes))
     codes[:, 2] = 5.0
-    value, slope = correlation(jnp.asarray(codes))
+    value, slope = correlation(jnp.array(codes))
     # Its one on the diagonal counted in two pairs of blocks.
     assert float(whole - value) > 2.0 / 32.0**2
     assert np.all(np.isfinite(np.asarray(slope)))
