@@ -30,10 +30,20 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 WITH_KEYS = {"loss_transforms", "losses", "models", "run"}
+# Here a law is tried in the form for CPU by default, and in that for a GPU in the slow
+# stage; in `core` and of the train step both are tried by default.
+ONE_FORM = {"everywhere", "field", "guards", "transforms"}
 
 # XLA compiles inside the first example, so wall-clock deadlines mean nothing.
 hypothesis.settings.register_profile("stabjax", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("stabjax")
+
+
+def pytest_itemcollected(item):
+    """Leave the select form of most tests to the slow stage."""
+    form = getattr(item, "callspec", None) and item.callspec.params.get("form")
+    if form == "select" and ONE_FORM & set(item.path.parts):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)
