@@ -14,7 +14,7 @@ from stabjax.core.layout import layout_of
 from stabjax.core.packing import pack, unpack
 from stabjax.core.running import count_where, running_geometric_mean, running_mean
 from stabjax.guards import back_off, clip_by_global_norm, clip_by_group_norm
-from stabjax.types import Alert, GroupScale, verdict
+from stabjax.types import Alert, GroupScale, Guard, Layout, verdict
 
 
 def test_a_tree_of_scalars_and_vectors_survives_packing_bit_for_bit():
@@ -134,3 +134,22 @@ def test_alerts_of_all_guards_are_one_bit_set():
     ).decision
     assert decision.alerts == int(Alert.CLIPPED | Alert.BACK_OFF)
     assert decision.accept
+
+
+@pytest.mark.parametrize("count", [3, 40], ids=["scalars", "a vector"])
+def test_one_group_that_stays_too_large_is_enough_to_refuse(count):
+    norms = jnp.ones((count,)).at[1].set(1e25)
+    layout = Layout(tuple(f"leaf{i}" for i in range(count)), (4,) * count)
+    stats = stats_of(grad_norm=1e25, leaf_norms=norms, layout=layout)
+
+    def decision(factor):
+        factors = [jnp.float32(1.0)] * count
+        factors[1] = jnp.float32(factor)
+        scale = GroupScale(tuple(factors), tuple(range(count)))
+        said = verdict(gradient_scale=scale)
+        one = Guard("one", tuple, lambda state, _: (state, said))
+        return judge([one], init_core([one]), stats, squarable=True).decision
+
+    assert decision(1e-10).accept
+    assert not decision(1.0).accept
+    assert decision(1.0).alerts == int(Alert.GRADIENT_RANGE)
