@@ -227,23 +227,34 @@ def remeasured(
 
 def _of_blocks(leaf: Array, repairs: bool) -> tuple[Array, ...]:
     """Return both sums, and how many elements are not finite, block by block."""
-    # In one piece, XLA on CPU would write out what it adds up and read it again.
-    zero = jnp.zeros((), jnp.float32)
     if not is_inexact(leaf):
+        zero = jnp.zeros((), jnp.float32)
         return zero, zero, jnp.zeros((), jnp.int32)
     flat = leaf.reshape(-1)
-    blocks, rest = divmod(flat.size, _BLOCK)
+    whole = flat.size // _BLOCK * _BLOCK
+    blocks = _together(flat[:whole].reshape(-1, _BLOCK), repairs)
+    rest = _together(flat[None, whole:], repairs)
+    plain, small, bad = (
+        jnp.sum(found) + last[0] for found, last in zip(blocks, rest, strict=True)
+    )
+    return plain, small, bad
 
-    def found(block: Array) -> tuple[Array, ...]:
-        fine = jnp.isfinite(block)
-        kept = jnp.where(fine, block, jnp.zeros((), block.dtype)) if repairs else block
-        plain, small = _squares(kept, (1.0, SMALL_UNIT))
-        bad = jnp.sum(~fine, dtype=jnp.int32)
-        return *(jnp.sum(x).astype(jnp.float32) for x in (plain, small)), bad
 
-    def add(index: Array, total: tuple[Array, ...]) -> tuple[Array, ...]:
-        block = jax.lax.dynamic_slice_in_dim(flat, index * _BLOCK, _BLOCK)
-        return jax.tree.map(jnp.add, total, found(block))
+def _together(rows: Array, repairs: bool) -> tuple[Array, ...]:
+    """Return both sums and the count of each row, taken in one reduction.
 
-    total = found(flat[flat.size - rest :])
-    return jax.lax.fori_loop(0, blocks, add, total) if blocks else total
+    XLA on CPU would write out what it adds up by several. It adds up a tuple one element
+    after the other, which for a row of this length is no loss.
+    """
+    fine = jnp.isfinite(rows)
+    kept = jnp.where(fine, rows, jnp.zeros((), rows.dtype)) if repairs else rows
+    plain, small = (x.astype(jnp.float32) for x in _squares(kept, (1.0, SMALL_UNIT)))
+    zero, none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    return tuple(
+        jax.lax.reduce(
+            (plain, small, (~fine).astype(jnp.int32)),
+            (zero, zero, none),
+            lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)),
+            (1,),
+        )
+    )
