@@ -243,8 +243,8 @@ def _of_blocks(leaf: Array, repairs: bool) -> tuple[Array, ...]:
 def _together(rows: Array, repairs: bool) -> tuple[Array, ...]:
     """Return both sums and the count of each row, taken in one reduction.
 
-    XLA on CPU would write out what it adds up by several. It adds up a tuple one element
-    after the other, which for a row of this length is no loss.
+    XLA on CPU would write out what several of them add up. It adds up a tuple one
+    element after the other, which for a row of this length is no loss.
     """
     fine = jnp.isfinite(rows)
     kept = jnp.where(fine, rows, jnp.zeros((), rows.dtype)) if repairs else rows

@@ -204,3 +204,9 @@ def test_the_sum_over_leaves_may_overflow_although_no_leaf_does():
     stats = measured([jnp.asarray([1.5e19]), jnp.asarray([1.5e19])])
     assert stats.overflow
     close(stats.grad_norm, 1.5e19 * np.sqrt(2))
+
+
+def test_nothing_is_to_blame_in_a_tree_without_leaves():
+    stats = measured({})
+    assert (stats.first_bad_leaf, stats.first_bad_component) == (-1, -1)
+    assert (stats.grad_norm, stats.finite) == (0.0, True)
