@@ -39,7 +39,7 @@ def metric_range(
     explained variance above 0.5, a success rate, a loss that is below 50 000 or lost.
 
     Args:
-        metric: ``"loss"``, a component, or a metric of the loss.
+        metric: ``"loss"``, ``"grad_norm"``, a component, or a metric of the loss.
         low: Smallest healthy value; None for no bound.
         high: Largest healthy value; None for no bound.
         warmup: Measured steps before the first that is judged [steps], >= 0.

@@ -1,13 +1,18 @@
 """Guards on what the loss reports: shares, counts, sentinels, baselines."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from helpers import (
+    KEY,
+    Face,
+    adamw,
     batch_of,
     bits,
     judge_series,
+    model_state,
     params_of,
     rows_of,
     run,
@@ -22,8 +27,10 @@ from stabjax.guards import (
     reduce_on_plateau,
     saturation,
     sentinel,
+    skip_nonfinite,
     trivial_baseline,
 )
+from stabjax.train_step import make_train_step
 from stabjax.transforms import guard
 from stabjax.types import Alert
 
@@ -242,20 +249,56 @@ WATCHERS = {
 def test_an_unknown_metric_is_an_error_while_tracing_that_names_the_nearest(name):
     face = train_face([WATCHERS[name](metric="outpt")], "select")
     expected = (
-        rf"{name}: metric must be one of loss, output, raw/extra, raw/task, valid, "
-        r"weighted/task, got 'outpt'\. Did you mean 'output'\?"
+        rf"{name}: metric must be one of loss, grad_norm, output, raw/extra, "
+        r"raw/task, valid, weighted/task, got 'outpt'\. Did you mean 'output'\?"
     )
     with pytest.raises(ValueError, match=expected):
         face.step(face.init(params_of()), batch_of())
 
 
 @pytest.mark.parametrize("name", WATCHERS)
-def test_behind_optax_there_is_no_metric_but_the_loss(name):
+def test_behind_optax_there_is_no_metric_of_the_loss(name):
     gradient = {"w": jnp.ones(2)}
     optimizer = guard(optax.sgd(1.0), WATCHERS[name](metric="valid"))
     state = optimizer.init(gradient)
-    with pytest.raises(ValueError, match="metric must be one of loss, got 'valid'"):
+    expected = "metric must be one of loss, grad_norm, got 'valid'"
+    with pytest.raises(ValueError, match=expected):
         optimizer.update(gradient, state, gradient, value=1.0)
+
+
+def test_the_norm_of_the_gradient_can_be_watched():
+    norms = np.where(np.arange(30) == 20, 5.0, 1.0)
+    given = metric_range(metric="grad_norm", high=2.0, warmup=0, patience=1)
+    trace = judge_series(given, grad_norm=norms)
+    assert steps(trace.alerts, OUTSIDE) == [20]
+
+
+@pytest.mark.parametrize("form", ["branch", "select"])
+def test_a_run_that_nothing_guards_can_be_watched(form):
+    """A step that is waived whatever it is, beside guards that tell, is unguarded."""
+    watched = [
+        skip_nonfinite(0, compat="optax"),
+        metric_range(metric="loss", high=3.0, warmup=0, patience=1),
+    ]
+    batches = [batch_of(0), batch_of(1, loss=5.0), batch_of(2, loss=np.nan)]
+    plain = run(unguarded(form), batches)
+    ours = run(train_face(watched, form), batches)
+    for a, b in zip(*map(jax.tree.leaves, (plain.params, ours.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    rows = rows_of(ours)
+    assert [row["accepted"] for row in rows] == [1, 1, 1]
+    assert [bool(row["alerts"] & OUTSIDE) for row in rows] == [False, True, False]
+
+
+def unguarded(form):
+    train = make_train_step(stateful_loss, adamw(), guards=None, form=form, window=8)
+    return Face(
+        init=lambda p: train.init(p, batch_of(), model_state=model_state()),
+        step=lambda state, batch: train.step(state, batch, KEY)[0],
+        jitted=train.step,
+        held=None,
+        core=None,
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(WATCHERS) - {"empty_set"}))

@@ -128,7 +128,7 @@ def test_a_bfloat16_loss_is_averaged_in_float32():
 
 
 def test_an_unknown_metric_names_those_there_are():
-    expected = r"metric must be one of loss, valid, got 'raw/x'\."
+    expected = r"metric must be one of loss, grad_norm, valid, got 'raw/x'\."
     with pytest.raises(ValueError, match=expected):
         judge_series(reduce_on_plateau(metric="raw/x"), loss=[1.0])
 
