@@ -1,6 +1,6 @@
 """What a model hands to the runner: how to start, feed, step and judge a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ class Task:
         artifacts: Train state to what the run leaves besides figures: file name to
             text or bytes. Written once, at the end; the pages show every ``.svg``
             among them (see `stabjax.models.drawing.standalone_svg`).
+        follow: Rows of the whole run so far to what a person follows while it trains:
+            a text for the terminal, and further artifacts by file name. Asked again
+            after every window of telemetry, so its time grows with the run's.
     """
 
     train: Any
@@ -31,6 +34,9 @@ class Task:
     batch_at: Callable[[int], Any]
     evaluate: Callable[[Any], dict[str, float]]
     artifacts: Callable[[Any], Mapping[str, str | bytes]] | None = None
+    follow: (
+        Callable[[Sequence[Mapping[str, Any]]], tuple[str, Mapping[str, str]]] | None
+    ) = None
 
 
 @dataclass(frozen=True)

@@ -156,8 +156,13 @@ def open_journal(
 
 def last_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Return the last telemetry rows of a run, as many as 64 KiB hold."""
-    path = folder / "health.jsonl"
-    rows = read_lines(path, max(0, path.stat().st_size - 65536))
+    size = (folder / "health.jsonl").stat().st_size
+    return rows_from(folder, max(0, size - 65536))
+
+
+def rows_from(folder: pathlib.Path, start: int = 0) -> list[dict[str, Any]]:
+    """Return the telemetry rows of a run from a place in its file on [bytes]."""
+    rows = read_lines(folder / "health.jsonl", start)
     return [
         {k: float(v) if isinstance(v, str) else v for k, v in row.items()}
         for row in rows

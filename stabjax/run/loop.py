@@ -19,7 +19,13 @@ from stabjax.run.build import build_task, first_state
 from stabjax.run.checkpoints import Checkpoints
 from stabjax.run.early_stopping import Improvement
 from stabjax.run.folder import check_config, check_folder, make_folder, write_config
-from stabjax.run.journal import Journal, evaluations, last_rows, open_journal
+from stabjax.run.journal import (
+    Journal,
+    evaluations,
+    last_rows,
+    open_journal,
+    rows_from,
+)
 from stabjax.run.recovery import Auditor, HostSnapshots, Stuck
 from stabjax.run.result import RunResult
 from stabjax.run.signals import Preempted, StopRequest
@@ -109,6 +115,7 @@ class _Run:
         self.evaluated: tuple[int, dict[str, float]] | None = None
         self.stuck = Stuck(config.guards)
         self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=50)
+        self.followed: list[dict[str, Any]] = []  # all rows, for a task that asks
         self.ring = state.telemetry.ints.shape[0]
         self.backlog = Backlog(most=2 * self.ring)
         self.started = time.monotonic()
@@ -179,6 +186,8 @@ class _Run:
             self.show.say(f"stabjax: {message}")
             self.journal.event("checkpoint_damaged", self.step, message=message)
         self.recent.extend(last_rows(self.folder))
+        if self.task.follow is not None:
+            self.followed = rows_from(self.folder)
         resumed = self.saved is not None
         self.journal.begin(self.config, resumed=resumed, step=self.step)
         where = f"resuming after step {self.step}" if resumed else "starting"
@@ -232,10 +241,18 @@ class _Run:
             self.recent.append(row)
             if row["halted"] or self.stuck.see(row):
                 journal.flush()
-                self.show.rows(rows[: number + 1], journal.alerts.counts)
+                self._show(rows[: number + 1])
                 raise halted_at(self.task.train.schema(self.state), self.recent)
         journal.flush()
-        self.show.rows(rows, journal.alerts.counts)
+        self._show(rows)
+
+    def _show(self, rows: list[dict[str, Any]]) -> None:
+        text = ""
+        if self.task.follow is not None and rows:
+            self.followed += rows
+            text, files = self.task.follow(self.followed)
+            write_artifacts(self.folder, files)
+        self.show.rows(rows, self.journal.alerts.counts, text)
 
     def _settle(self) -> None:
         self._log(self.late.drain(self.state.telemetry))

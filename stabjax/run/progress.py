@@ -17,10 +17,8 @@ class Silent:
     def start(self, done: int, total: int) -> None:
         """Begin at step ``done`` of ``total``."""
 
-    def rows(
-        self, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
-    ) -> None:
-        """Take the rows of a window and the alert counts so far."""
+    def rows(self, rows: Rows, counts: Mapping[str, int], text: str = "") -> None:
+        """Take the rows of a window, the alert counts so far and the model's words."""
 
     def say(self, message: str) -> None:
         """Show a message that stays."""
@@ -47,15 +45,14 @@ class Plain(Silent):
         self._total = total
         self._rate = _Rate(done)
 
-    def rows(
-        self, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
-    ) -> None:
-        """Write a line if the last one is old enough."""
+    def rows(self, rows: Rows, counts: Mapping[str, int], text: str = "") -> None:
+        """Write a line, and the text, if the last one is old enough."""
         now = time.monotonic()
         last = bool(rows) and rows[-1]["step"] + 1 >= self._total
         if rows and (last or now - self._shown >= PLAIN_EVERY):
             self._shown = now
-            self.say(summary(rows[-1], counts, self._total, self._rate))
+            line = summary(rows[-1], counts, self._total, self._rate)
+            self.say("\n".join([line, text]).rstrip())
 
     def say(self, message: str) -> None:
         """Write a line."""
@@ -74,15 +71,14 @@ class Live(Plain):
         self._live = rich.live.Live(console=console, auto_refresh=False)
         self._live.start()
 
-    def rows(
-        self, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]
-    ) -> None:
+    def rows(self, rows: Rows, counts: Mapping[str, int], text: str = "") -> None:
         """Refresh the panel."""
         import rich.text
 
         if rows:
             line = summary(rows[-1], counts, self._total, self._rate)
-            self._live.update(rich.text.Text(line), refresh=True)
+            panel = rich.text.Text("\n".join([line, text]).rstrip())
+            self._live.update(panel, refresh=True)
 
     def say(self, message: str) -> None:
         """Write a line above the panel."""
