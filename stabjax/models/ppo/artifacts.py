@@ -1,15 +1,14 @@
-"""What a run leaves to look at: an episode in pictures, its health in words."""
+"""What a run leaves to look at: its health in words, an episode in pictures."""
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from stabjax.core.haste import jit_once
-from stabjax.health import decode
 from stabjax.models.ppo import policy
 from stabjax.models.ppo.config import Config
 from stabjax.models.ppo.environment import Environment, VectorEnvironment
@@ -17,32 +16,46 @@ from stabjax.models.ppo.report import health_text, loss_metrics
 from stabjax.models.ppo.rollout import Apply
 from stabjax.train_step import TrainState
 
-__all__ = ["artifacts", "play_episode"]
+__all__ = ["artifacts", "follow", "play_episode"]
 
 
 def artifacts(
     config: Config, vector: VectorEnvironment, apply: Apply, state: TrainState
 ) -> Mapping[str, str]:
-    """Return the files of a finished run.
+    """Return the pictures of a finished run, where the environment can be drawn.
 
-    ``health.txt`` and ``loss_metrics.json`` hold what the original logged, for the
-    iterations that are still on the device; ``episode.svg`` shows an episode of the
-    trained policy, without noise, as a strip, ``animation.svg`` as a film.
+    ``episode.svg`` shows an episode of the trained policy, without noise, as a strip,
+    ``animation.svg`` as a film.
     """
-    ring = state.telemetry
-    rows = decode(ring.schema, np.asarray(ring.floats), np.asarray(ring.ints))
-    files = {
-        "health.txt": health_text(config, vector.of, rows),
-        "loss_metrics.json": json.dumps(loss_metrics(config, rows), indent=1) + "\n",
-    }
-    if vector.pure and vector.of.draw is not None:
-        # Imported here: matplotlib takes a second that training does not need.
-        from stabjax.models.ppo.pictures import film, strip
+    if not vector.pure or vector.of.draw is None:
+        return {}
+    # Imported here: matplotlib takes a second that training does not need.
+    from stabjax.models.ppo.pictures import film, strip
 
-        episode = play_episode(vector.of, apply, state.params)
-        files["episode.svg"] = strip(vector.of, episode)
-        files["animation.svg"] = film(vector.of, episode)
-    return files
+    episode = play_episode(vector.of, apply, state.params)
+    return {
+        "episode.svg": strip(vector.of, episode),
+        "animation.svg": film(vector.of, episode),
+    }
+
+
+def follow(
+    config: Config, environment: Environment, rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, Mapping[str, str]]:
+    """Return what the original logged while it trained: its health block, its figures.
+
+    Args:
+        config: The model's configuration.
+        environment: Whose components are named.
+        rows: Of telemetry, of the whole run so far.
+
+    Returns:
+        The health block of the last iteration, and as files that block
+        (``health.txt``) and one entry per iteration (``loss_metrics.json``).
+    """
+    text = health_text(config, environment, rows)
+    entries = json.dumps(loss_metrics(config, environment, rows), indent=1)
+    return text, {"health.txt": text, "loss_metrics.json": entries + "\n"}
 
 
 def play_episode(environment: Environment, apply: Apply, params: Any) -> list[Any]:

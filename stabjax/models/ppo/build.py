@@ -10,7 +10,7 @@ import optax
 from stabjax.core.haste import jit_once
 from stabjax.guards import clip_by_global_norm
 from stabjax.models.modules import initial_parameters
-from stabjax.models.ppo.artifacts import artifacts
+from stabjax.models.ppo.artifacts import artifacts, follow
 from stabjax.models.ppo.config import Config
 from stabjax.models.ppo.environment import VectorEnvironment
 from stabjax.models.ppo.environments import make_environment
@@ -82,6 +82,7 @@ def build(
         batch_at=lambda position: {},  # the environments are the data
         evaluate=evaluate,
         artifacts=functools.partial(artifacts, config, vector, iteration.apply),
+        follow=functools.partial(follow, config, vector.of),
     )
 
 

@@ -49,6 +49,11 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
     )
     clip_epsilon: Positive = Field(0.2, description="largest change of the ratio")
     entropy_coef: float = Field(0.0, ge=0.0, description="weight of the entropy")
+    entropy_bonus: float = Field(
+        0.0,
+        ge=0.0,
+        description="weight of the entropy once more, as the original counts it twice",
+    )
     target_kl: Positive | None = Field(
         None, description="an iteration ends early above this KL [nat]; null: never"
     )

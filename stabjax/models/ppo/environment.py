@@ -64,6 +64,7 @@ class Environment:
         reset: ``key -> (state, observation)``.
         step: ``(key, state, action) -> (state, Step)``; it does not reset.
         bound: Action as the agent sampled it to the action that is carried out.
+        tells_success: Whether ``Step.success`` is known; else no rate of it is given.
         draw: ``(axes, state) -> None`` draws a state into matplotlib axes, or None.
         caption: What the drawing shows, in words.
     """
@@ -77,6 +78,7 @@ class Environment:
     reset: Callable[[Any], tuple[Any, Float[Array, " features"]]]
     step: Callable[[Any, Any, Array], tuple[Any, Step]]
     bound: Callable[[Array], Array] = _as_it_is
+    tells_success: bool = True
     draw: Callable[[Any, Any], None] | None = None
     caption: str = ""
 

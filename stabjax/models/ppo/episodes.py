@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from stabjax.models.ppo.environment import VectorStep
+from stabjax.models.ppo.environment import Environment, VectorStep
 
 __all__ = ["EpisodeLog", "empty_log", "episode_metrics", "logged"]
 
@@ -31,10 +31,12 @@ def logged(log: EpisodeLog, taken: VectorStep) -> EpisodeLog:
     return jnp.concatenate([log[1:], jnp.stack(row)[None]])
 
 
-def episode_metrics(log: EpisodeLog) -> dict[str, Array]:
+def episode_metrics(log: EpisodeLog, of: Environment) -> dict[str, Array]:
     """Return the means over the episodes of the last five iterations.
 
     ``episode_reward`` is the weighted total; NaN as long as none has ended.
+    ``success_rate`` is NaN, not zero, where the environment does not tell: no rule may
+    take silence for failure.
     """
     sums = jnp.sum(log, axis=0)
     some = sums[3] > 0.0
@@ -42,6 +44,6 @@ def episode_metrics(log: EpisodeLog) -> dict[str, Array]:
     return {
         "episode_reward": means[0],
         "episode_length": means[1],
-        "success_rate": means[2],
+        "success_rate": means[2] if of.tells_success else jnp.full((), jnp.nan),
         "episodes": log[-1, 3],
     }

@@ -29,6 +29,8 @@ from stabjax.models.ppo.environment import (
 
 __all__ = ["gymnasium_environment"]
 
+_SUCCESS = "is_success"  # of the information of a step
+
 
 def gymnasium_environment(
     identifier: str,
@@ -42,6 +44,7 @@ def gymnasium_environment(
     Where the information of a step splits the reward into entries ``reward_<name>``
     that sum to it, as MuJoCo's do, each is a component; else there is the one
     component ``reward``. Continuous actions are squashed into their bounds by tanh.
+    A step is a success where its information says ``is_success``, as robotics' do.
 
     Args:
         identifier: As in gymnasium, for example ``HalfCheetah-v5``.
@@ -76,15 +79,14 @@ def gymnasium_environment(
         del keys  # the host draws for itself, seeded at the reset
         bounded = host.of.bound(actions)
         # Each call needs what the one before gave, so their order is fixed.
-        seen, ended_at, rewards, terminated, truncated, turn = io_callback(
+        seen, ended_at, rewards, terminated, truncated, success, turn = io_callback(
             host.step, shapes, state.inner, state.observation, bounded
         )
         rewards = reward_scale * rewards
         total = state.total + rewards @ totals
         length = state.length + 1
         over = terminated | truncated
-        never = jnp.zeros((count,), jnp.bool_)
-        taken = Step(ended_at, rewards, terminated, truncated, never)
+        taken = Step(ended_at, rewards, terminated, truncated, success)
         after = VectorState(
             turn, seen, jnp.where(over, 0.0, total), jnp.where(over, 0, length)
         )
@@ -118,7 +120,7 @@ class _Host:
         rewards = jax.ShapeDtypeStruct((count, len(self.of.components)), jnp.float32)
         flags = jax.ShapeDtypeStruct((count,), jnp.bool_)
         turn = jax.ShapeDtypeStruct((), jnp.int32)
-        return seen, seen, rewards, flags, flags, turn
+        return seen, seen, rewards, flags, flags, flags, turn
 
     def reset(self, seed: Any) -> tuple[np.ndarray, np.int32]:
         """Begin all episodes."""
@@ -137,13 +139,12 @@ class _Host:
             self._one(env, action)
             for env, action in zip(self._all, np.asarray(actions), strict=True)
         ]
-        seen, ended_at, rewards, terminated, truncated = zip(*rows, strict=True)
+        seen, ended_at, rewards, *flags = zip(*rows, strict=True)
         return (
             self._stacked(seen),
             self._stacked(ended_at),
             np.asarray(rewards, np.float32),
-            np.asarray(terminated, np.bool_),
-            np.asarray(truncated, np.bool_),
+            *(np.asarray(flag, np.bool_) for flag in flags),
             self._next(),
         )
 
@@ -154,7 +155,8 @@ class _Host:
         parts = self._parts(float(reward), info)
         over = bool(terminated or truncated)
         now = env.reset()[0] if over else seen
-        return now, seen, parts, bool(terminated), bool(truncated and not terminated)
+        cut = bool(truncated and not terminated)
+        return now, seen, parts, bool(terminated), cut, _succeeded(info)
 
     def _cut_off(self, before: np.ndarray) -> tuple[Any, ...]:
         """Answer a state that is not the host's: its episodes end where they were."""
@@ -162,7 +164,7 @@ class _Host:
         count = len(self._all)
         nothing = np.zeros((count, len(self.of.components)), np.float32)
         never, always = np.zeros(count, np.bool_), np.ones(count, np.bool_)
-        return seen, before, nothing, never, always, self._next()
+        return seen, before, nothing, never, always, never, self._next()
 
     def _next(self) -> np.int32:
         self._turn = (self._turn + 1) % 2**31
@@ -178,12 +180,14 @@ class _Host:
 
     def _describe(self, identifier: str, gymnasium: Any) -> Environment:
         probe = gymnasium.make(identifier)
+        _check_observations(identifier, probe.observation_space, gymnasium.spaces)
         seen, _ = probe.reset(seed=0)
         actions, bound = _actions(identifier, probe.action_space)
         probe.action_space.seed(0)
         _, reward, _, _, info = probe.step(probe.action_space.sample())
         components = _components(float(reward), info)
-        horizon = probe.spec.max_episode_steps if probe.spec else None
+        horizon = (probe.spec.max_episode_steps if probe.spec else None) or 1000
+        tells_success = _SUCCESS in info or _says_it_at_the_end(probe, horizon)
         probe.close()
         return Environment(
             name=f"gymnasium:{identifier}",
@@ -191,11 +195,36 @@ class _Host:
             actions=actions,
             components=components,
             weights=(1.0,) * len(components),
-            horizon=horizon or 1000,
+            horizon=horizon,
             reset=_not_in_jax,
             step=_not_in_jax,
             bound=bound,
+            tells_success=tells_success,
         )
+
+
+def _check_observations(identifier: str, space: Any, spaces: Any) -> None:
+    plain = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
+    if not isinstance(space, plain):
+        raise ValueError(
+            f"gymnasium_environment: observations of {identifier} must be one array, "
+            f"got {space}; register it with gymnasium.wrappers.FlattenObservation "
+            f"around it."
+        )
+
+
+def _succeeded(info: dict[str, Any]) -> bool:
+    return bool(info.get(_SUCCESS, False))
+
+
+def _says_it_at_the_end(probe: Any, horizon: int) -> bool:
+    """Play a random episode; return whether any step says if it is a success."""
+    probe.reset(seed=0)
+    for _ in range(horizon):
+        _, _, terminated, truncated, info = probe.step(probe.action_space.sample())
+        if _SUCCESS in info or terminated or truncated:
+            return _SUCCESS in info
+    return False
 
 
 def _actions(identifier: str, space: Any) -> tuple[Actions, Any]:

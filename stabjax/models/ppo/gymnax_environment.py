@@ -71,6 +71,7 @@ def gymnax_environment(identifier: str) -> Environment:
         reset=reset,
         step=step,
         bound=bound,
+        tells_success=False,
     )
 
 

@@ -45,6 +45,7 @@ _OTHERWISE: dict[str, Callable[[Config], Any]] = {
     "return_scale": lambda c: 2.0 * c.return_scale,
     "value_loss_weight": lambda c: 2.0 * c.value_loss_weight,
     "entropy_coef": lambda c: 2.0 * c.entropy_coef + 1.0,
+    "entropy_bonus": lambda c: 2.0 * c.entropy_bonus + 1.0,
     "advantages": lambda c: (
         "component_standardized" if c.advantages == "sum" else "sum"
     ),

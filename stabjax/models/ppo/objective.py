@@ -71,10 +71,11 @@ def make_loss(
     environment: Environment,
     apply: Callable[[Any, Array], Answer],
 ) -> WeighedLoss:
-    """Return the stateful loss ``policy + w value + c entropy``.
+    """Return the stateful loss ``policy + w value + c entropy + b entropy_bonus``.
 
     ``policy`` is the clipped surrogate of Schulman et al. (2017), ``value`` the sum of
-    the components' losses, and ``entropy`` the negative entropy.
+    the components' losses, and ``entropy`` the negative entropy; so is
+    ``entropy_bonus``: the original adds it twice.
 
     Args:
         config: Which setting of every fix.
@@ -99,6 +100,7 @@ def make_loss(
             f"value_loss_{name}": value.losses[index]
             for index, name in enumerate(environment.components)
         }
+        aux["value_loss_largest"] = jnp.max(value.losses)
         aux["entropy"] = spread
         largest = jnp.max(jnp.abs(change))
         aux["first_log_ratio"] = jnp.where(batch.first, largest, jnp.nan)
@@ -108,12 +110,13 @@ def make_loss(
         aux |= shared.metrics
         aux = jax.lax.stop_gradient(aux) | {"model_state": shared.model_state}
         losses = {"policy": surrogate, "value": jnp.sum(value.losses)}
-        return losses | {"entropy": -spread}, aux
+        return losses | {"entropy": -spread, "entropy_bonus": -spread}, aux
 
     weights = {
         "policy": 1.0,
         "value": config.value_loss_weight,
         "entropy": config.entropy_coef,
+        "entropy_bonus": config.entropy_bonus,
     }
     return weigh(terms, weights=weights)
 

@@ -11,7 +11,7 @@ from stabjax.loss_transforms import component_gradient_norms
 from stabjax.losses import WeighedLoss
 from stabjax.models.ppo.advantages import component_advantages, explained_variance
 from stabjax.models.ppo.config import Config
-from stabjax.models.ppo.environment import VectorEnvironment, VectorState
+from stabjax.models.ppo.environment import Step, VectorEnvironment, VectorState
 from stabjax.models.ppo.episodes import EpisodeLog, episode_metrics, logged
 from stabjax.models.ppo.objective import Minibatch, Rows, Shared
 from stabjax.models.ppo.rollout import Apply, Experience, View, view
@@ -99,7 +99,8 @@ class Preparation:
         target = self.unit.targets(statistics, returns)
         rows = self._rows(experience, seen, _flat(advantages), target, old)
         log = logged(before.log, experience.taken)
-        metrics = episode_metrics(log) | self._critic(_flat(values), returns, rows)
+        metrics = episode_metrics(log, self.environment.of)
+        metrics |= self._rewards(step) | self._critic(_flat(values), returns, rows)
         after = ModelState(environments, statistics, log, before.frozen)
         shared = Shared(safe_std(target, axis=0), metrics, after)
         if self.config.trunk_gradients:
@@ -135,6 +136,12 @@ class Preparation:
     @property
     def _weights(self) -> Float[Array, " components"]:
         return jnp.asarray(self.environment.of.weights, jnp.float32)
+
+    def _rewards(self, step: Step) -> dict[str, Array]:
+        """Return the mean reward of each component per step, before its weight."""
+        means = jnp.mean(step.rewards, axis=(0, 1))
+        names = self.environment.of.components
+        return {f"reward_{name}": means[index] for index, name in enumerate(names)}
 
     def _critic(
         self,

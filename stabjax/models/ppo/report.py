@@ -54,14 +54,17 @@ def health_text(config: Config, environment: Environment, rows: Sequence[Row]) -
             f"Success Rate={row['success_rate']:.1%}",
         ]
         lines += [
-            f"   {name}: value loss {row[f'value_loss_{name}']:.4g}, explained "
-            f"variance {row[f'explained_variance_{name}']:.3f}"
+            f"   {name}: reward {row[f'reward_{name}']:.4g} per step, value loss "
+            f"{row[f'value_loss_{name}']:.4g}, explained variance "
+            f"{row[f'explained_variance_{name}']:.3f}"
             for name in environment.components
         ]
     return "\n".join(lines) + "\n"
 
 
-def loss_metrics(config: Config, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def loss_metrics(
+    config: Config, environment: Environment, rows: Sequence[Row]
+) -> list[dict[str, Any]]:
     """Return one entry per iteration, named as in the original's file of that name."""
     entries, best = [], -math.inf
     losses: list[float] = []
@@ -87,6 +90,9 @@ def loss_metrics(config: Config, rows: Sequence[Row]) -> list[dict[str, Any]]:
             "clip_fraction": row["clip_fraction"],
             "value_loss_weight": config.value_loss_weight,
         }
+        for name in environment.components:
+            for column in (f"value_loss_{name}", f"reward_{name}"):
+                entry[column] = row[column]
         entries.append({key: _strict(value) for key, value in entry.items()})
     return entries
 

@@ -14,6 +14,7 @@ SUMMARY: tuple[Summary, ...] = (
     Summary("total loss, last", "loss", "last"),
     Summary("value loss, highest", "raw/value", "max"),
     Summary("value loss, last", "raw/value", "last"),
+    Summary("value loss of a component, highest", "value_loss_largest", "max"),
     Summary("share of values in the trunk", "value_gradient_share", "last", 5),
     Summary("KL, last", "approx_kl", "last"),
     Summary("first log ratio, largest", "first_log_ratio", "max"),

@@ -57,8 +57,8 @@ def one_row(
 
     Losses, components and metrics are means over the finite ones; norms the largest;
     scales the smallest; counters and the states of guards the last. ``step`` is the
-    iteration, ``accepted`` whether anything was applied, alerts are joined, and a bad
-    leaf or component is the first there was.
+    iteration, ``accepted`` whether anything was applied, alerts are joined, those of
+    each guard too, and a bad leaf or component is the first there was.
 
     Args:
         schema: Columns of the ring of iterations.
@@ -110,11 +110,14 @@ def _ints(
 ) -> Int[Array, " ints"]:
     column = {name: rows[:, index] for index, name in enumerate(schema.ints[:-2])}
     applied = jnp.sum(jnp.where(done, column["accepted"], 0))
-    alerts = jnp.where(done, column["alerts"], 0)
     special = {
+        name: _joined(bits, done)
+        for name, bits in column.items()
+        if name.rpartition("/")[2] == "alerts"
+    }
+    special |= {
         "step": iteration,
         "accepted": (applied > 0).astype(jnp.int32),
-        "alerts": jax.lax.reduce(alerts, np.int32(0), jax.lax.bitwise_or, (0,)),
         "first_bad_leaf": _first_bad(column["first_bad_leaf"], done),
         "first_bad_component": _first_bad(column["first_bad_component"], done),
         "updates": last + 1,
@@ -127,6 +130,12 @@ def _ints(
             for index, name in enumerate(schema.ints)
         ]
     )
+
+
+def _joined(bits: Array, done: Array) -> Array:
+    """Return what was set in any update that was made."""
+    bits = jnp.where(done, bits, 0)
+    return jax.lax.reduce(bits, np.int32(0), jax.lax.bitwise_or, (0,))
 
 
 def _first_bad(column: Array, done: Array) -> Array:

@@ -8,9 +8,11 @@ import pytest
 from ppo_haste import in_haste
 
 from stabjax.guards import skip_nonfinite
-from stabjax.models.ppo import policy
+from stabjax.health.schema import FLOATS, INTS, TelemetrySchema
+from stabjax.models.ppo import policy, telemetry
 from stabjax.models.ppo.build import assemble
 from stabjax.models.ppo.environments import make_environment
+from stabjax.train_step import Row
 from stabjax.types import Alert
 
 KEY = jax.random.key(1)
@@ -244,3 +246,20 @@ def test_values_with_a_trunk_of_their_own_leave_that_of_the_policy_alone(tiny):
     share, value, policy_alone = pulls(tiny(shared_encoder=False), 1.0)
     assert share == value == 0.0
     assert policy_alone > 0.0
+
+
+def test_an_alert_of_any_update_reaches_the_row_with_the_guard_that_raised_it():
+    column = "metric_range/alerts"
+    schema = TelemetrySchema(FLOATS, (*INTS, column, *telemetry.COUNTS), (), ())
+    updates = np.zeros((3, len(INTS) + 1), np.int32)
+    place = [*INTS, column].index
+    updates[:, [place("first_bad_leaf"), place("first_bad_component")]] = -1
+    updates[0, [place("alerts"), place(column)]] = 4
+    updates[1, place("alerts")] = 1
+    updates[2, [place("alerts"), place(column)]] = 8  # left out, so it never was
+    rows = Row(jnp.zeros((3, len(FLOATS))), jnp.asarray(updates))
+    done = jnp.array([True, True, False])
+    row = telemetry.one_row(schema, rows, done, jnp.int32(7))
+    found = dict(zip(schema.ints, np.asarray(row.ints).tolist(), strict=True))
+    assert (found["alerts"], found[column]) == (5, 4)
+    assert (found["step"], found["updates"]) == (7, 2)

@@ -11,7 +11,9 @@ import pytest
 from ppo_haste import in_haste
 
 from stabjax.config import load
+from stabjax.config.schema import build_guards
 from stabjax.guards import metric_range, skip_nonfinite
+from stabjax.health import decode
 from stabjax.models.ppo import CURVES, SUMMARY, Config, build, reading
 from stabjax.models.ppo.artifacts import play_episode
 from stabjax.models.ppo.build import assemble
@@ -19,9 +21,15 @@ from stabjax.models.ppo.environments import ENVIRONMENTS, make_environment
 from stabjax.models.ppo.live import dead_switches
 from stabjax.models.ppo.pictures import film, strip
 from stabjax.models.ppo.report import health_text, notes
+from stabjax.run import train
 from stabjax.run.compare_arms import arms_of
+from stabjax.run.records import read_lines
 from stabjax.types import Alert
 
+SMALL_RUN = {
+    "environment": "cartpole", "num_envs": 4, "rollout_steps": 16, "update_epochs": 1,
+    "num_minibatches": 2, "hidden": "[8]", "evaluation_episodes": 2,
+}  # fmt: skip
 CONFIG = pathlib.Path(__file__).parents[3] / "configs" / "ppo_cpu.yaml"
 
 
@@ -84,21 +92,49 @@ def test_every_shown_column_is_in_the_telemetry_or_the_scores(trained):
     assert 1.0 <= scores["eval_reward"] == scores["eval_length"] <= 500.0
 
 
-def test_a_run_leaves_an_episode_and_the_figures_of_the_original(trained):
-    config, task, _, state, rows = trained
+def test_a_run_leaves_an_episode_in_pictures(trained):
+    _, task, _, state, _ = trained
     files = task.artifacts(state)
-    assert sorted(files) == [
-        "animation.svg", "episode.svg", "health.txt", "loss_metrics.json",
-    ]  # fmt: skip
-    for name in ("episode.svg", "animation.svg"):
-        assert ET.fromstring(files[name]).tag.endswith("svg")
+    assert sorted(files) == ["animation.svg", "episode.svg"]
+    for content in files.values():
+        assert ET.fromstring(content).tag.endswith("svg")
+
+
+def test_a_run_is_followed_by_the_figures_of_the_original(trained):
+    config, task, _, state, rows = trained
+    schema = task.train.schema(state)
+    decoded = decode(
+        schema,
+        np.stack([np.asarray(row.floats) for row in rows]),
+        np.stack([np.asarray(row.ints) for row in rows]),
+    )
+    text, files = task.follow(decoded)
     entries = json.loads(files["loss_metrics.json"])
     assert [entry["batch"] for entry in entries] == [0, 1, 2]
     losses = column(task, state, rows, "loss")
     np.testing.assert_allclose([e["loss"] for e in entries], losses, rtol=1e-6)
     assert entries[-1]["smoothed_loss"] == pytest.approx(np.mean(losses))
-    assert "PPO Health Metrics" in files["health.txt"]
-    assert f"Value Loss Weight: {config.value_loss_weight}" in files["health.txt"]
+    assert {"value_loss_upright", "reward_upright"} <= set(entries[-1])
+    assert entries[-1]["reward_upright"] == 1.0  # of every step
+    assert text == files["health.txt"]
+    assert "PPO Health Metrics" in text
+    assert f"Value Loss Weight: {config.value_loss_weight}" in text
+
+
+@pytest.mark.slow
+def test_loss_metrics_hold_the_whole_run_also_after_a_resume(tmp_path):
+    """Twelve iterations are six windows, and the run is stopped in the middle."""
+    changes = [f"model.{key}={value}" for key, value in SMALL_RUN.items()]
+    changes += ["train.window=2", "train.checkpoint_every=4"]
+    for steps in (6, 12):
+        result = train(load(CONFIG, [*changes, f"train.steps={steps}"]), tmp_path / "r")
+    place = result.folder / "artifacts"
+    entries = json.loads((place / "loss_metrics.json").read_text())
+    assert [entry["batch"] for entry in entries] == list(range(12))
+    rows = read_lines(result.folder / "health.jsonl")
+    losses = [[one["loss"] for one in found] for found in (entries, rows)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    assert f"Policy={rows[-1]['raw/policy']:.4g} " in (place / "health.txt").read_text()
 
 
 # The third is drawn by the run above.
@@ -165,6 +201,55 @@ def test_a_configuration_out_of_range_is_refused(changes, words):
 def test_every_shipped_arm_is_a_configuration():
     arms = arms_of(load(CONFIG), (0,), ablate=True)
     assert {"before", "seed", "sound", "apply_if_finite"} <= {a.name for a in arms}
+
+
+def watched(tiny, settings, rate, guards):
+    """Return the columns, the rows and the last parameters of three iterations."""
+    config = tiny(**settings)
+    iteration, draw = assemble(
+        config,
+        make_environment(config),
+        optimizer=optax.adam(rate),
+        guards=guards,
+        window=1,
+    )
+    params = draw(jax.random.key(0))
+    model_state = iteration.first_model_state(params, jax.random.key(1))
+    state = iteration.init(params, None, model_state=model_state)
+    step, rows = in_haste(iteration.one), []
+    for _ in range(3):
+        state, row = step(state, {}, jax.random.key(2))
+        rows.append(row)
+    return state.telemetry.schema, rows, state.params
+
+
+@pytest.mark.slow
+def test_the_rules_of_the_original_watch_without_acting(tiny, arms):
+    """The failing original trains as if nobody looked."""
+    settings = arms["before"]
+    guards = build_guards(load(CONFIG))
+    _, _, seen = watched(tiny, settings, 1e-3, guards)
+    _, _, alone = watched(tiny, settings, 1e-3, None)
+    for one, other in zip(jax.tree.leaves(seen), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("arm", ["before", "sound"])
+def test_the_ranges_of_losses_ring_in_the_failing_arm_alone(tiny, arms, arm):
+    """At a reward scale that makes the few steps here as large as the seed's."""
+    rules = [
+        metric_range(metric="loss", high=1e5),
+        metric_range(metric="raw/value", high=2e4),
+        metric_range(metric="value_loss_largest", high=1e4),
+    ]
+    settings = arms[arm] | {"reward_scale": 100.0}
+    schema, rows, _ = watched(tiny, settings, 1e-4, rules)
+    rang = [
+        any(int(row.ints[schema.ints.index(column)]) for row in rows)
+        for column, subject in schema.subjects
+        if column.startswith("metric_range")
+    ]
+    assert rang == [arm == "before"] * 3
 
 
 @pytest.mark.slow
