@@ -12,6 +12,7 @@ from stabjax.core.haste import jit_once
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import load_tasks, training_batch
 from stabjax.models.ctm.evaluation import evaluate
+from stabjax.models.ctm.live import loss_lines
 from stabjax.models.ctm.model import Machine
 from stabjax.models.ctm.objective import initial_state, make_loss
 from stabjax.models.modules import initial_parameters
@@ -71,7 +72,13 @@ def build(
         plastic = state.model_state.plastic.weights
         return evaluate(tasks, config, state.params, plastic)
 
-    return Task(train=train, init=init, batch_at=batch_at, evaluate=scores)
+    return Task(
+        train=train,
+        init=init,
+        batch_at=batch_at,
+        evaluate=scores,
+        follow=loss_lines,
+    )
 
 
 @functools.cache

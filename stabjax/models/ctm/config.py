@@ -84,6 +84,16 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True):
     hebbian_step: Literal["none", "before", "seed", "sound"] = Field(
         "sound", description="linear growth, the same, or decay and a norm cap"
     )
+    # Bounds of the fixes above, where they are the seed's.
+    mcmc_bound: float = Field(
+        10.0, gt=0.0, description="of the MCMC loss that enters the total"
+    )
+    plasticity_bound: float = Field(
+        10.0, gt=0.0, description="of the losses handed to plasticity"
+    )
+    signal_bound: float = Field(
+        5.0, gt=0.0, description="of each term of the learning signal"
+    )
     trunk: Literal["attached", "detached"] = Field(
         "attached", description="whether the MCMC head's gradient reaches the trunk"
     )

@@ -59,13 +59,15 @@ class Outcome(NamedTuple):
     accepted: Scalar  # share of moves taken; Gibbs takes all
 
 
-def clamp_like_seed(loss: Scalar) -> tuple[Scalar, Int[Array, ""]]:
-    """Clamp the loss to [-10, 10]; return it and how often that changed it, 0 or 1.
+def clamp_like_seed(
+    loss: Scalar, bound: float = CLAMP
+) -> tuple[Scalar, Int[Array, ""]]:
+    """Clamp the loss to +-``bound``; return it and how often that changed it, 0 or 1.
 
     Gradient: exactly zero once clamped, and a head without gradient stays where it
     is: the loss stays clamped.
     """
-    return hard_clamp(loss, low=-CLAMP, high=CLAMP)
+    return hard_clamp(loss, low=-bound, high=bound)
 
 
 def ordinal_loss(

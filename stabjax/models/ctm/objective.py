@@ -1,5 +1,6 @@
 """The loss of a step: five components over one thought, and the next model state."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +33,6 @@ from stabjax.numerics import safe_norm
 
 __all__ = ["MachineState", "describe", "initial_state", "make_loss"]
 
-ALERT = 5.0  # |MCMC loss| at which the seed prints a warning
 _SATURATED = 0.95  # |learning signal| that counts as saturated
 
 
@@ -84,7 +84,7 @@ def make_loss(config: Config, puzzles: int) -> WeighedLoss:
     if config.diffusion_loss == "seed":
         caps["diffusion"] = squash_like_seed
     if config.mcmc_loss == "seed":
-        caps["mcmc"] = clamp_like_seed
+        caps["mcmc"] = functools.partial(clamp_like_seed, bound=config.mcmc_bound)
     if config.mcmc_loss == "none":
         del weights["mcmc"]
     return weigh(_make_terms(config, puzzles), weights=weights, caps=caps)
@@ -195,7 +195,10 @@ def _plasticity(
     )
     # The seed's plasticity saw its squashed diffusion loss, in (-0.77, 1).
     handed = plasticity.bounded_losses(
-        squash_like_seed(error), entropy, config.plasticity_clamp
+        squash_like_seed(error),
+        entropy,
+        config.plasticity_clamp,
+        bound=config.plasticity_bound,
     )
     signal = plasticity.learning_signal(
         plastic,
@@ -203,6 +206,7 @@ def _plasticity(
         handed.entropy,
         plasticity.normalized_mcmc(energy_gap, config.plasticity_normalization),
         config.learning_signal,
+        bound=config.signal_bound,
     )
     signal = jnp.where(handed.usable, signal, 0.0)
     moved = plastic
@@ -228,14 +232,13 @@ def _plasticity(
 
 def _mcmc_metrics(config: Config, mcmc: Outcome) -> dict[str, Array]:
     """Name what the table and the curves read."""
-    entering, slope = mcmc.loss, mcmc.slope
+    slope = mcmc.slope
     if config.mcmc_loss == "seed":
-        entering, hits = clamp_like_seed(mcmc.loss)
+        _, hits = clamp_like_seed(mcmc.loss, config.mcmc_bound)
         # A clamped loss has no slope: nothing reaches the head.
         slope = jnp.where(hits > 0, 0.0, slope)
     return {
         "mcmc_asinh": jnp.arcsinh(mcmc.loss),
-        "mcmc_alert": (jnp.abs(entering) > ALERT).astype(jnp.float32),
         "mcmc_head_gradient": config.mcmc_weight * slope,
         "mcmc_head_frozen": (slope == 0.0).astype(jnp.float32),
         "mcmc_likelihood": mcmc.likelihood,

@@ -130,11 +130,11 @@ def hebbian_loss(
 
 
 def bounded_losses(
-    diffusion: Scalar, entropy: Scalar, setting: Setting
+    diffusion: Scalar, entropy: Scalar, setting: Setting, *, bound: float = 10.0
 ) -> HandedLosses:
     """Return the losses as plasticity sees them.
 
-    ``before`` passes them on. ``seed`` clips both to [-10, 10]: never hit by a
+    ``before`` passes them on. ``seed`` clips both to +-``bound``: never hit by a
     diffusion loss in (-0.77, 1). ``sound`` leaves them alone, whatever their size,
     and declares a step with a non-finite loss unusable: its signal is 0.
     """
@@ -142,7 +142,7 @@ def bounded_losses(
     if setting == "before":
         return HandedLosses(diffusion, entropy, jnp.zeros((), jnp.float32), usable)
     if setting == "seed":
-        first, second = jnp.clip(diffusion, -10.0, 10.0), jnp.clip(entropy, -10.0, 10.0)
+        first, second = (jnp.clip(x, -bound, bound) for x in (diffusion, entropy))
         hit = (first != diffusion) | (second != entropy)
         return HandedLosses(first, second, hit.astype(jnp.float32), usable)
     usable = jnp.isfinite(diffusion) & jnp.isfinite(entropy)
@@ -155,11 +155,13 @@ def learning_signal(
     entropy: Scalar,
     mcmc: Scalar,
     setting: Setting,
+    *,
+    bound: float = 5.0,
 ) -> Scalar:
     """Return the sign and strength of the Hebbian step, in [-1, 1].
 
     With ``x = L_diffusion - L_entropy - mcmc``: ``before`` is ``clip(-x, +-1)``,
-    ``seed`` is ``tanh(x / 2)`` of terms clipped to +-5, which flips the sign.
+    ``seed`` is ``tanh(x / 2)`` of terms clipped to +-``bound``, which flips the sign.
     ``sound`` is a reward prediction error, ``tanh((b - L) / (2 (sigma + 1e-3)))`` with
     baseline b and deviation sigma of the cross-entropy: strengthen what went better
     than expected. It is 0 for the first 20 steps and for a loss that is not finite.
@@ -167,7 +169,7 @@ def learning_signal(
     if setting == "before":
         return jnp.clip(-(diffusion - entropy - mcmc), -1.0, 1.0)
     if setting == "seed":
-        parts = [jnp.clip(x, -5.0, 5.0) for x in (diffusion, entropy, mcmc)]
+        parts = [jnp.clip(x, -bound, bound) for x in (diffusion, entropy, mcmc)]
         return jnp.tanh((parts[0] - parts[1] - parts[2]) / 2.0)
     spread = jnp.sqrt(state.variance) + 1e-3
     surprise = jnp.tanh((state.baseline - entropy) / (_SURPRISE * spread))

@@ -97,6 +97,11 @@ def test_the_seeds_clamp_lets_no_gradient_through_beyond_ten(loss, live):
     assert abs(float(value)) <= CLAMP
 
 
+def test_the_bound_of_the_clamp_is_an_option():
+    assert float(clamp_like_seed(jnp.float32(-11.0), 12.0)[0]) == -11.0
+    assert float(clamp_like_seed(jnp.float32(-11.0), 5.0)[0]) == -5.0
+
+
 def test_the_seeds_clamp_freezes_the_head_of_an_ordinary_grid():
     """The loss is a sum: theta of size 5 is enough."""
     theta = away_from_black(5.0)

@@ -89,7 +89,6 @@ def test_the_seeds_clamp_freezes_the_whole_head_and_says_so(tiny, arms):
     assert float(aux["mcmc_head_frozen"]) == 1.0
     assert float(aux["mcmc_head_gradient"]) == 0.0
     assert float(aux["clamp_hits/mcmc"]) == 1.0
-    assert float(aux["mcmc_alert"]) == 1.0
 
 
 def test_a_head_within_the_clamp_is_alive(tiny, arms):

@@ -204,3 +204,14 @@ def test_the_spectral_norm_is_the_largest_singular_value(seed):
 
 def test_the_spectral_norm_of_nothing_is_zero():
     assert float(spectral_norm(jnp.zeros((4, 4)))) == 0.0
+
+
+@pytest.mark.parametrize("bound", [0.1, 5.0])
+def test_the_bounds_of_the_seed_are_options(bound):
+    state = start(4)
+    # Terms of 1, -1 and 0: within a bound of 5, beyond one of a tenth.
+    signal = learning_signal(state, _f(1.0), _f(-1.0), _f(0.0), "seed", bound=bound)
+    assert float(signal) == pytest.approx(np.tanh(min(bound, 1.0)), rel=1e-6)
+    handed = bounded_losses(_f(1.0), _f(-1.0), "seed", bound=bound)
+    assert float(handed.diffusion) == pytest.approx(min(bound, 1.0))
+    assert float(handed.hit) == float(bound < 1.0)

