@@ -53,6 +53,7 @@ CASES = {
         (Fault("overflow", "gradient/w", when=AT, element=0),),
         Alert.CLIPPED,
     ),
+    "clip_update_spikes": Case({}, (STEEP,), Alert.UPDATE_SPIKE),
     "dynamic_loss_scale": Case(
         {"initial": 1024.0}, (broken_for(1, "inf"),), Alert.LOSS_SCALE, accepted=False
     ),
