@@ -50,9 +50,10 @@ def test_value_and_gradient_are_those_of_the_formula(numbers):
         size = (0.5 + factor * values[name]) / np.cosh(p / LIMIT) ** 2
         ours = float(gradient.transform[name])
         np.testing.assert_allclose(ours, own, rtol=2e-5, atol=2e-5 * size)
-        # Results below the smallest normal number are flushed to zero.
+        # Below the smallest normal number p / LIMIT is flushed to zero.
         logged = float(aux[f"log_variance/{name}"])
-        np.testing.assert_allclose(logged, s, rtol=1e-5, atol=2.4e-38)
+        flushed = LIMIT * float(np.finfo(np.float32).tiny)
+        np.testing.assert_allclose(logged, s, rtol=1e-5, atol=flushed)
     np.testing.assert_allclose(float(loss), total, rtol=1e-5, atol=1e-4)
     size = np.max(np.abs(slope))
     np.testing.assert_allclose(
